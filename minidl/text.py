@@ -9,7 +9,7 @@ import json
 import math
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from numbers import Integral, Real
 from typing import IO, Any, TypeVar
 
@@ -142,7 +142,7 @@ def progress(items: Iterable[T], total: int | None = None, label: str = "") -> I
         total: how many there are; default ``len(items)`` where it has a length.
         label: one word in front of the bar.
     """
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     if not sys.stderr.isatty():
         yield from items
