@@ -1,0 +1,52 @@
+# Needs python3 (3.11 or newer) with venv, and make. The README has the commands for machines without make.
+# Only relative paths, so a folder called "My Course (2026)" is fine.
+
+PYTHON ?= python3
+JOBS ?= 2
+
+.PHONY: run test oracle clean
+
+run: .venv/run.stamp
+	.venv/bin/python -m minidl compare $(ARGS)
+
+# One BLAS thread per test process: two of them already fill two cores.
+test: export OMP_NUM_THREADS = 1
+test: .venv/test.stamp
+	.venv/bin/python -m ruff check .
+	.venv/bin/python -m ruff format --check .
+	.venv/bin/python -m mypy
+	.venv/bin/python -m pytest -n $(JOBS) $(ARGS)
+
+# The comparison with PyTorch, in an environment of its own: minidl itself never needs torch.
+oracle: export OMP_NUM_THREADS = 1
+oracle: .venv-oracle/oracle.stamp
+	.venv-oracle/bin/python -m pytest -n $(JOBS) -m oracle $(ARGS)
+
+clean:
+	rm -rf .venv .venv-oracle build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/run.stamp: pyproject.toml | .venv/bin/python
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+.venv/test.stamp: pyproject.toml | .venv/bin/python
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[test]"
+	touch $@ .venv/run.stamp
+
+.venv-oracle/oracle.stamp: pyproject.toml | .venv-oracle/bin/python
+	.venv-oracle/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	.venv-oracle/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[test]"
+	touch $@
+
+.venv/bin/python .venv-oracle/bin/python:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "minidl needs Python 3.11 or newer, and there is no $(PYTHON) here."; \
+	  echo "Install Python, or say where it is: make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "minidl needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V)."; \
+	  echo "Install a newer one and name it: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "This Python cannot make virtual environments: its venv or ensurepip module is missing."; \
+	  echo "On Debian and Ubuntu: sudo apt install python3-venv. Then run make again."; exit 1; }
+	$(PYTHON) -m venv $(@D:/bin=) || { rm -rf $(@D:/bin=); exit 1; }

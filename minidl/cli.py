@@ -1,0 +1,300 @@
+"""The command line, ``minidl`` or ``python -m minidl``.
+
+A command is one line of ``COMMANDS``: a function that adds its arguments and a function that runs it. Everything
+heavy is imported inside the function that runs, so ``minidl --help`` is quick and works before NumPy is installed.
+"""
+
+import argparse
+import os
+import re
+import shlex
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minidl import files, text
+
+__all__ = ["COMMANDS", "Command", "CommandError", "main"]
+
+DONE, FINDING, USAGE, MISSING, BAD_INPUT = 0, 1, 2, 3, 4
+INTERRUPTED, CLOSED_PIPE = 130, 141  # what a shell answers for SIGINT and SIGPIPE
+
+
+class CommandError(Exception):
+    """A command cannot go on: three short lines for the reader and an exit code for the shell.
+
+    Args:
+        what: what happened.
+        why: the reason.
+        fix: what to do.
+        code: the exit code.
+    """
+
+    def __init__(self, what: str, why: str, fix: str, code: int) -> None:
+        super().__init__(what)
+        self.what, self.why, self.fix, self.code = what, why, fix, code
+
+
+@dataclass(frozen=True)
+class Command:
+    """One subcommand: its name, one line of help, its arguments, and what it does (returning the exit code)."""
+
+    name: str
+    help: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        argv: the arguments after the program's name; default: those of this process.
+
+    Returns:
+        0 done, 1 a finding or a failed check, 2 wrong usage, 3 something is not installed, 4 bad input,
+        130 interrupted.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        text.open_output(stream)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args = parser().parse_args(arguments)
+    args.command_line = shlex.join(["minidl", *arguments])
+    try:
+        return _run(args)
+    except BrokenPipeError:  # the reader of our output has seen enough: `minidl lesson | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED_PIPE
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line, built from ``COMMANDS``."""
+    top = argparse.ArgumentParser(prog="minidl", description="See why a deep network does or does not train.")
+    subparsers = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        sub = subparsers.add_parser(command.name, help=command.help, description=command.help)
+        command.add_arguments(sub)
+        _common_arguments(sub)
+        sub.set_defaults(run=command.run)
+    return top
+
+
+def _common_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--out", metavar="DIR", default="minidl-out", help="folder for results (default: %(default)s)")
+    sub.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+    sub.add_argument("-q", "--quiet", action="store_true", help="no progress and no remarks, only the result")
+    sub.add_argument("-v", "--verbose", action="store_true", help="show the traceback of an error")
+
+
+def _run(args: argparse.Namespace) -> int:
+    try:
+        code: int = args.run(args)
+        sys.stdout.flush()  # a closed pipe must show here and not when Python ends
+        return code
+    except BrokenPipeError:
+        raise
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if args.verbose:
+            traceback.print_exc()
+        answer = _explain(error)
+        print(f"minidl: {answer.what}\n  why: {answer.why}\n  do:  {answer.fix}", file=sys.stderr)
+        return answer.code
+
+
+def _explain(error: Exception) -> CommandError:
+    """Any error as what, why, what to do and an exit code."""
+    what = " ".join(str(error).split()) or type(error).__name__
+    match error:
+        case CommandError():
+            return error
+        case ModuleNotFoundError():
+            package = (error.name or "the package").split(".")[0]
+            return CommandError(what, f"{package} is not installed here", "run: minidl doctor", MISSING)
+        case ImportError():
+            return CommandError(what, "a package is installed but does not load", "run: minidl doctor", MISSING)
+        case OSError():
+            return CommandError(what, "a file or folder cannot be used", "check the path, or choose --out", BAD_INPUT)
+        case ValueError():
+            return CommandError(what, "an argument or a file does not fit", "correct it, see --help", BAD_INPUT)
+    why = f"{type(error).__name__}: minidl did not expect this"
+    return CommandError(what, why, "run again with -v and report what it prints", FINDING)
+
+
+def print_json(schema: str, **content: Any) -> None:
+    """Print one JSON document: the schema of its content, the version of minidl that wrote it, the content."""
+    from minidl import __version__
+
+    print(text.to_json({"schema": f"minidl.{schema}/1", "version": __version__, **content}))
+
+
+# -- compare and variance: what the schemes do to signal and gradient ----------------------------------------------
+
+
+def _computing_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--seed", type=int, default=0, help="same seed, same numbers (default: %(default)s)")
+    sub.add_argument(
+        "--backend", choices=("numpy", "cupy", "auto"), default="auto", help="where to compute (default: %(default)s)"
+    )
+
+
+def _computing(args: argparse.Namespace) -> dict[str, Any]:
+    """The common arguments of the commands that compute, as keywords."""
+    if args.backend == "cupy":
+        raise CommandError(
+            "--backend cupy is not available",
+            "this version of minidl computes on the CPU, with NumPy",
+            "leave --backend out, or say --backend numpy",
+            MISSING,
+        )
+    return {
+        "seed": args.seed,
+        "out": args.out,
+        "command": args.command_line,
+        "as_json": args.json,
+        "quiet": args.quiet,
+    }
+
+
+def compare_arguments(sub: argparse.ArgumentParser) -> None:
+    """The arguments of ``minidl compare``."""
+    _computing_arguments(sub)
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Train deep networks on handwritten digits, scheme by scheme: one table, one figure, one results file."""
+    keywords = _computing(args)
+    from minidl.experiment.compare import run_compare
+
+    run_compare(**keywords)
+    return DONE
+
+
+def variance_arguments(sub: argparse.ArgumentParser) -> None:
+    """The arguments of ``minidl variance``."""
+    _computing_arguments(sub)
+
+
+def variance(args: argparse.Namespace) -> int:
+    """Measure one network before training, layer by layer: table and figure."""
+    keywords = _computing(args)
+    from minidl.experiment.compare import run_variance
+
+    run_variance(**keywords)
+    return DONE
+
+
+# -- lesson --------------------------------------------------------------------------------------------------------
+
+# The lesson keeps this interpreter's minidl, and prints plain signs where the terminal knows no others.
+RUN_LESSON = """
+import runpy, sys
+package, *sys.argv = sys.argv[1:]
+sys.path.append(package)
+from minidl.text import open_output
+open_output(sys.stdout)
+open_output(sys.stderr)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One lesson: its number, its title and its script."""
+
+    number: int
+    title: str
+    path: Path
+
+
+def lesson_arguments(sub: argparse.ArgumentParser) -> None:
+    """The arguments of ``minidl lesson``."""
+    sub.add_argument("number", nargs="?", type=int, metavar="N", help="the lesson to run; without it: list them")
+    sub.add_argument("--fast", action="store_true", help="smaller networks, fewer seeds: a quick look")
+
+
+def lesson(args: argparse.Namespace) -> int:
+    """List the lessons, or run one in a fresh folder and pass on its exit code."""
+    known = lessons()
+    if args.number is not None:
+        return _run_lesson(_find_lesson(known, args.number), args)
+    if args.json:
+        print_json("lessons", lessons=[{"number": each.number, "title": each.title} for each in known])
+    else:
+        print("\n".join(f"{each.number:>3}  {each.title}" for each in known))
+        if not args.quiet:
+            print("\nRun one with: minidl lesson N")
+    return DONE
+
+
+def lessons() -> list[Lesson]:
+    """The lessons that come with minidl, by number."""
+    paths = sorted(files.folder("lessons").glob("[0-9][0-9]_*.py"))
+    return [Lesson(int(path.name[:2]), _title(path), path) for path in paths]
+
+
+def _title(path: Path) -> str:
+    """The first Markdown title of a ``# %%`` script."""
+    found = re.search(r"^# # (.+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return found[1].strip() if found else path.stem
+
+
+def _find_lesson(known: list[Lesson], number: int) -> Lesson:
+    for each in known:
+        if each.number == number:
+            return each
+    numbers = ", ".join(str(each.number) for each in known) or "none"
+    raise CommandError(f"there is no lesson {number}", f"the lessons are: {numbers}", "run: minidl lesson", USAGE)
+
+
+def _run_lesson(each: Lesson, args: argparse.Namespace) -> int:
+    folder = files.run_folder(args.out, f"lesson-{each.number:02d}").resolve()
+    package = str(Path(text.__file__).resolve().parent.parent)
+    settings = {"MPLBACKEND": "Agg"} | ({"MINIDL_FAST": "1"} if args.fast else {})
+    # In JSON mode the lesson speaks on stderr: stdout is for the one document.
+    code = subprocess.run(
+        [sys.executable, "-c", RUN_LESSON, package, str(each.path)],
+        cwd=folder,
+        env=os.environ | settings,
+        stdout=sys.stderr if args.json else None,
+    ).returncode
+    code = code if code >= 0 else 128 - code  # ended by a signal: what a shell would answer
+    if args.json:
+        written = sorted(path.name for path in folder.iterdir())
+        print_json("lesson", number=each.number, title=each.title, exit_code=code, folder=str(folder), files=written)
+    elif not args.quiet:
+        print(f"\nwritten to {folder}")
+    return code
+
+
+# -- doctor --------------------------------------------------------------------------------------------------------
+
+
+def doctor_arguments(sub: argparse.ArgumentParser) -> None:
+    """The arguments of ``minidl doctor``: none of its own."""
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Look at this machine: Python, NumPy, GPU, figures, folders, terminal."""
+    from minidl import doctor as examiner
+
+    checks = examiner.examine(args.out)
+    if args.json:
+        print_json("doctor", status=examiner.worst(checks), checks=[vars(check) for check in checks])
+    else:
+        print(examiner.report([check for check in checks if check.status != "ok" or not args.quiet]))
+    return FINDING if examiner.worst(checks) == "fail" else DONE
+
+
+COMMANDS = (
+    Command("compare", "train deep networks, scheme by scheme, and compare", compare_arguments, compare),
+    Command("variance", "signal and gradient of one network, layer by layer", variance_arguments, variance),
+    Command("lesson", "list the lessons, or run one", lesson_arguments, lesson),
+    Command("doctor", "is this machine ready?", doctor_arguments, doctor),
+)
