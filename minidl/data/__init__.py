@@ -1,0 +1,9 @@
+"""Labelled data: ``load`` a set by name, split in three parts, and read it in standardized float32 batches."""
+
+from minidl.data.dataset import Dataset
+from minidl.data.errors import DataError
+from minidl.data.loader import DataLoader
+from minidl.data.registry import Parts, load, names, register
+from minidl.data.split import Split, from_arrays
+
+__all__ = ["DataError", "DataLoader", "Dataset", "Parts", "Split", "from_arrays", "load", "names", "register"]
