@@ -1,0 +1,111 @@
+"""Schemes that look at no layer: constants, and laws whose width the user chooses."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from minidl.init.registry import Initializer, register
+from minidl.init.sample import standard_normal, standard_uniform, truncated_std
+from minidl.init.sample import truncated_normal as cut_normal
+
+__all__ = ["constant", "normal", "ones", "truncated_normal", "uniform", "zeros"]
+
+
+@register()
+def zeros() -> Initializer:
+    """``W = 0``: right for biases and for the last layer of a residual branch, never for a hidden layer.
+
+    With ReLU or tanh every weight gradient of a network of zeros is exactly zero: only the output bias learns.
+    """
+    return Initializer("W = 0", lambda r: np.zeros(r.shape, r.dtype))
+
+
+@register()
+def ones() -> Initializer:
+    """``W = 1``: the scale of a normalization. In a hidden layer all units stay equal for ever."""
+    return Initializer("W = 1", lambda r: np.ones(r.shape, r.dtype))
+
+
+@register()
+def constant(value: float = 0.1) -> Initializer:
+    """``W = value``: all units of a layer stay equal, so a network of any width learns like one of width 1.
+
+    Raises:
+        ValueError: ``value`` is not finite.
+    """
+    _finite("constant", value=value)
+    return Initializer("W = value", lambda r: np.full(r.shape, value, r.dtype))
+
+
+@register()
+def normal(mean: float = 0.0, std: float = 0.01) -> Initializer:
+    """``W ~ N(mean, std²)``; ``std`` is the standard deviation, not the variance.
+
+    The same at every width, so it is right for at most one: a ReLU layer multiplies the second moment by ``n std²/2``.
+
+    Raises:
+        ValueError: a parameter is not finite, or ``std`` is negative.
+
+    Source: Krizhevsky et al. 2012, "ImageNet Classification with Deep Convolutional Neural Networks" (std = 0.01).
+    """
+    _finite("normal", mean=mean, std=std)
+    _not_negative("normal", std)
+    return Initializer("W ~ N(mean, std²)", lambda r: mean + std * standard_normal(r.rng, r.shape, r.dtype))
+
+
+@register()
+def uniform(low: float = -0.05, high: float = 0.05) -> Initializer:
+    """``W ~ U[low, high]``, whose standard deviation is ``(high - low)/√12``.
+
+    Raises:
+        ValueError: a parameter is not finite, or ``low > high``.
+    """
+    _finite("uniform", low=low, high=high)
+    if low > high:
+        raise ValueError(f"uniform: low={low} is above high={high}")
+    middle, half = (low + high) / 2, (high - low) / 2
+    return Initializer("W ~ U[low, high]", lambda r: middle + half * standard_uniform(r.rng, r.shape, r.dtype))
+
+
+@register()
+def truncated_normal(mean: float = 0.0, std: float = 0.01, cut: float = 2.0, correct: bool = True) -> Initializer:
+    """``W ~ N(mean, σ'²)`` given ``|W - mean| ≤ cut σ'``: a normal law without its tails.
+
+    Cutting takes variance away (22.6 % at cut 2). ``correct=True`` starts from the wider
+    ``σ' = std/truncated_std(cut)``, so that what remains has the standard deviation ``std``; ``correct=False`` takes
+    ``σ' = std``.
+
+    Args:
+        mean: the centre.
+        std: the standard deviation of the result (of the uncut law if not ``correct``).
+        cut: where to cut, in units of σ'.
+        correct: whether to make up for the lost variance.
+
+    Raises:
+        ValueError: a parameter is not finite, ``std`` is negative or ``cut`` below 0.1 (that is a uniform law: take
+            ``uniform``, drawing again would take for ever).
+    """
+    _finite("truncated_normal", mean=mean, std=std, cut=cut)
+    _not_negative("truncated_normal", std)
+    if cut < 0.1:
+        raise ValueError(
+            f"truncated_normal: cut must be at least 0.1, got {cut}; so narrow a law is uniform: use 'uniform'"
+        )
+    wide = std / truncated_std(cut) if correct else std
+    return Initializer(
+        "W ~ N(mean, σ'²) cut at ±cut σ', σ' = " + ("std/√Var(cut normal)" if correct else "std"),
+        lambda r: mean + wide * cut_normal(r.rng, r.shape, r.dtype, cut),
+    )
+
+
+def _finite(scheme: str, **params: float) -> None:
+    for name, value in params.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{scheme}: {name} must be finite, got {value}")
+
+
+def _not_negative(scheme: str, std: float) -> None:
+    if std < 0:
+        raise ValueError(f"{scheme}: std must be >= 0, got {std}")
