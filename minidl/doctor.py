@@ -78,12 +78,17 @@ def worst(checks: list[Check]) -> Status:
 def report(checks: list[Check]) -> str:
     """The checks as text, at most 100 columns wide."""
     width = max((len(check.name) for check in checks), default=0)
-    lines = []
-    for check in checks:
-        first = f"{check.status:<4}  {check.name:<{width}}  "
-        words = f"{check.found}. {check.help}" if check.help else check.found
-        lines += textwrap.wrap(words, text.WIDTH, initial_indent=first, subsequent_indent=" " * len(first))
-    return "\n".join(lines)
+    return "\n".join(line for check in checks for line in _lines(check, width))
+
+
+def _lines(check: Check, width: int) -> list[str]:
+    """One line where it fits; otherwise the help starts a line of its own, so that a command in it stays whole."""
+    first = f"{check.status:<4}  {check.name:<{width}}  "
+    sentences = [f"{check.found}. {check.help}" if check.help else check.found]
+    if len(first + sentences[0]) > text.WIDTH:
+        sentences = [check.found, check.help]
+    lines = [line for sentence in sentences for line in textwrap.wrap(sentence, text.WIDTH - len(first))]
+    return [(first if number == 0 else " " * len(first)) + line for number, line in enumerate(lines)]
 
 
 def python() -> Check:

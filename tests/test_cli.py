@@ -1,0 +1,232 @@
+"""The command line: arguments, exit codes, error lines, lessons, run folders."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minidl import cli, files
+
+ROOT = Path(__file__).resolve().parent.parent
+
+LESSON = """# %% [markdown]
+# # Signals that vanish
+# Some words.
+
+# %%
+import os
+from pathlib import Path
+
+import minidl
+
+print("σ² measured", os.environ.get("MINIDL_FAST"), os.environ["MPLBACKEND"])
+Path("figure.txt").write_text("drawn", encoding="utf-8")
+"""
+
+
+def minidl(*arguments: str, packages: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command as a shell runs it; without ``packages``, on a Python where nothing is installed."""
+    return subprocess.run(
+        [sys.executable, *([] if packages else ["-S"]), "-m", "minidl", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"} | environment,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+
+
+@pytest.fixture
+def lesson_folder(tmp_path, monkeypatch):
+    """A lessons folder with a good lesson 1 and a lesson 2 that fails."""
+    folder = tmp_path / "lessons"
+    folder.mkdir()
+    (folder / "01_vanish.py").write_text(LESSON, encoding="utf-8")
+    (folder / "02_fail.py").write_text("import sys\nsys.exit(7)\n", encoding="utf-8")
+    (folder / "notes.py").write_text("raise SystemError\n", encoding="utf-8")
+    monkeypatch.setattr(files, "folder", lambda name: folder)
+    return folder
+
+
+def failing(monkeypatch, error: BaseException) -> None:
+    """Let ``minidl doctor`` raise the error."""
+
+    def run(args):
+        raise error
+
+    command = cli.Command("doctor", "fails", cli.doctor_arguments, run)
+    monkeypatch.setattr(cli, "COMMANDS", (command,))
+
+
+def test_help_names_every_command():
+    answer = minidl("--help")
+    assert answer.returncode == 0
+    for command in cli.COMMANDS:
+        assert f" {command.name} " in answer.stdout
+
+
+@pytest.mark.parametrize("name", [command.name for command in cli.COMMANDS])
+def test_every_command_explains_itself(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([name, "--help"])
+    assert ended.value.code == 0
+    assert "--json" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["dcotor"], ["doctor", "--nonsense"], ["compare", "--seed", "one"]])
+def test_wrong_usage_ends_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    assert "usage: minidl" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["compare", "variance"])
+def test_a_backend_that_is_not_there_ends_with_3_and_one_message(command, capsys):
+    assert cli.main([command, "--backend", "cupy"]) == 3
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "--backend cupy is not available" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (cli.CommandError("a", "b", "c", 3), 3),
+        (ModuleNotFoundError("No module named 'numpy'", name="numpy"), 3),
+        (ImportError("libopenblas.so is missing"), 3),
+        (FileNotFoundError(2, "No such file or directory", "digits.npz"), 4),
+        (ValueError("unknown scheme 'he_norml'"), 4),
+        (RuntimeError("surprise"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_an_error_becomes_its_exit_code(error, code, monkeypatch, capsys):
+    failing(monkeypatch, error)
+    assert cli.main(["doctor"]) == code
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_an_error_says_what_why_and_what_to_do_on_three_lines(monkeypatch, capsys):
+    failing(monkeypatch, ValueError("unknown scheme\n 'he_norml'"))
+    cli.main(["doctor"])
+    what, why, fix = capsys.readouterr().err.splitlines()
+    assert what == "minidl: unknown scheme 'he_norml'"
+    assert why.startswith("  why: ")
+    assert fix.startswith("  do:  ")
+
+
+def test_verbose_shows_the_traceback(monkeypatch, capsys):
+    failing(monkeypatch, RuntimeError("surprise"))
+    assert cli.main(["doctor", "-v"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="head and pipefail are a POSIX shell's")
+def test_a_reader_that_leaves_early_sees_no_error(tmp_path):
+    code = "import sys; from minidl import cli; sys.exit(cli.main(['doctor', '--json']))"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    child.stdout.close()
+    assert child.stderr.read() == b""
+    child.stderr.close()
+    assert child.wait() == 141
+
+
+def test_the_lessons_are_listed_by_number_and_title(lesson_folder, capsys):
+    assert cli.main(["lesson"]) == 0
+    assert capsys.readouterr().out.splitlines()[:2] == ["  1  Signals that vanish", "  2  02_fail"]
+
+
+def test_the_list_of_lessons_is_one_json_document(lesson_folder, capsys):
+    assert cli.main(["lesson", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == "minidl.lessons/1"
+    assert document["version"]
+    assert document["lessons"] == [
+        {"number": 1, "title": "Signals that vanish"},
+        {"number": 2, "title": "02_fail"},
+    ]
+
+
+def test_a_lesson_writes_into_a_fresh_folder_each_time(lesson_folder, tmp_path, capfd):
+    for _ in range(2):
+        assert cli.main(["lesson", "1", "--out", str(tmp_path / "out")]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["lesson-01-001", "lesson-01-002"]
+    assert (tmp_path / "out" / "lesson-01-002" / "figure.txt").is_file()
+    assert "σ² measured None Agg" in capfd.readouterr().out
+
+
+def test_fast_reaches_the_lesson(lesson_folder, tmp_path, capfd):
+    cli.main(["lesson", "1", "--fast", "--out", str(tmp_path / "out")])
+    assert "σ² measured 1 Agg" in capfd.readouterr().out
+
+
+def test_a_lesson_speaks_plainly_where_the_terminal_lacks_its_signs(lesson_folder, tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    assert cli.main(["lesson", "1", "--out", str(tmp_path / "out")]) == 0
+    assert "var measured" in capfd.readouterr().out
+
+
+def test_a_lesson_in_json_mode_leaves_stdout_to_the_document(lesson_folder, tmp_path, capfd):
+    assert cli.main(["lesson", "1", "--json", "--out", str(tmp_path / "out")]) == 0
+    captured = capfd.readouterr()
+    document = json.loads(captured.out)
+    assert (document["exit_code"], document["files"]) == (0, ["figure.txt"])
+    assert "measured" in captured.err
+
+
+def test_the_exit_code_of_a_lesson_is_passed_on(lesson_folder, tmp_path):
+    assert cli.main(["lesson", "2", "--out", str(tmp_path / "out")]) == 7
+
+
+def test_a_lesson_that_does_not_exist_is_wrong_usage_and_names_those_that_do(lesson_folder, tmp_path, capsys):
+    assert cli.main(["lesson", "9", "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "there is no lesson 9" in error
+    assert "1, 2" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_folder_takes_the_next_free_number(tmp_path):
+    for name in ("compare-001", "compare-007", "compare-x", "variance-050"):
+        (tmp_path / name).mkdir()
+    assert files.run_folder(tmp_path, "compare").name == "compare-008"
+    assert files.run_folder(tmp_path / "new" / "deep", "compare").name == "compare-001"
+
+
+def test_an_unknown_folder_of_minidl_is_named_with_the_nearest_one():
+    with pytest.raises(ValueError, match="did you mean 'datasets'"):
+        files.folder("dataset")
+
+
+def test_the_data_cache_follows_its_environment_variable(monkeypatch, tmp_path):
+    monkeypatch.setenv("MINIDL_DATA", str(tmp_path))
+    assert files.data_cache() == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("platform", "variable", "expected"),
+    [
+        ("linux", "XDG_CACHE_HOME", "chosen/minidl"),
+        ("win32", "LOCALAPPDATA", "chosen/minidl"),
+        ("linux", None, "home/.cache/minidl"),
+        ("darwin", None, "home/Library/Caches/minidl"),
+        ("win32", None, "home/AppData/Local/minidl"),
+    ],
+)
+def test_the_data_cache_lies_where_the_platform_keeps_caches(platform, variable, expected, monkeypatch, tmp_path):
+    for name in ("MINIDL_DATA", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    if variable:
+        monkeypatch.setenv(variable, str(tmp_path / "chosen"))
+    monkeypatch.setattr(files.sys, "platform", platform)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    assert files.data_cache() == tmp_path / expected

@@ -1,0 +1,86 @@
+"""The wheel: what is in it, and that it works far from the clone."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("hatchling", reason="hatchling builds the wheel; install the extra `test`")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel, built without the network."""
+    target = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(target)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    return next(target.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def names(wheel) -> list[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.namelist()
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> Path:
+    """A folder that holds the unpacked wheel, with a space and an accent in its path."""
+    folder = tmp_path_factory.mktemp("My Cöurse") / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def run(installed: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(installed), "PYTHONIOENCODING": "utf-8", "MPLBACKEND": "Agg"}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, encoding="utf-8")
+
+
+def test_minidl_is_the_only_top_level_name(names):
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"minidl"}
+    assert len(tops) == 2
+
+
+def test_types_data_lessons_and_benchmarks_are_inside(names):
+    assert "minidl/py.typed" in names
+    for folder in ("_datasets", "_lessons", "_benchmarks"):
+        assert any(name.startswith(f"minidl/{folder}/") for name in names), folder
+    assert any(name.startswith("minidl/_lessons/") and name.endswith(".py") for name in names)
+
+
+def test_every_source_file_of_the_package_is_inside_and_no_cache(names):
+    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "minidl").rglob("*.py")}
+    assert sources <= set(names)
+    assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc")]
+
+
+def test_the_wheel_runs_on_any_platform(wheel):
+    assert wheel.name.endswith("-py3-none-any.whl")
+
+
+def test_the_doctor_works_from_the_wheel(installed, tmp_path):
+    answer = run(installed, tmp_path, "-m", "minidl", "doctor")
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def test_the_wheel_finds_its_own_folders_and_not_the_clones(installed, tmp_path):
+    code = "from minidl import files; print(*[files.folder(name) for name in files.FOLDERS], sep='\\n')"
+    answer = run(installed, tmp_path, "-c", code)
+    assert answer.stdout.splitlines() == [
+        str(installed / "minidl" / f"_{name}") for name in ("benchmarks", "datasets", "lessons")
+    ], answer.stderr
+
+
+def test_the_wheel_lists_its_lessons(installed, tmp_path):
+    answer = run(installed, tmp_path, "-m", "minidl", "lesson")
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.startswith("  1  ")
