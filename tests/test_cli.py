@@ -1,5 +1,6 @@
 """The command line: arguments, exit codes, error lines, lessons, run folders."""
 
+import io
 import json
 import os
 import subprocess
@@ -143,6 +144,14 @@ def test_a_reader_that_leaves_early_sees_no_error(tmp_path):
 def test_the_lessons_are_listed_by_number_and_title(lesson_folder, capsys):
     assert cli.main(["lesson"]) == 0
     assert capsys.readouterr().out.splitlines()[:2] == ["  1  Signals that vanish", "  2  02_fail"]
+
+
+def test_the_command_line_prints_plainly_where_the_terminal_lacks_its_signs(lesson_folder, monkeypatch):
+    (lesson_folder / "03_variance.py").write_text("# %% [markdown]\n# # Keep σ² ✓\n", encoding="utf-8")
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert cli.main(["lesson"]) == 0
+    assert b"  3  Keep var ok\n" in terminal.buffer.getvalue()
 
 
 def test_the_list_of_lessons_is_one_json_document(lesson_folder, capsys):
