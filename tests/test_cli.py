@@ -196,6 +196,13 @@ def test_the_exit_code_of_a_lesson_is_passed_on(lesson_folder, tmp_path):
     assert cli.main(["lesson", "2", "--out", str(tmp_path / "out")]) == 7
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+def test_a_lesson_ended_by_a_signal_answers_as_a_shell_would(lesson_folder, tmp_path):
+    source = "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\n"
+    (lesson_folder / "02_fail.py").write_text(source, encoding="utf-8")
+    assert cli.main(["lesson", "2", "--out", str(tmp_path / "out")]) == 128 + 15
+
+
 def test_a_lesson_that_does_not_exist_is_wrong_usage_and_names_those_that_do(lesson_folder, tmp_path, capsys):
     assert cli.main(["lesson", "9", "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
