@@ -9,7 +9,7 @@ from pathlib import Path
 
 from minidl.text import unknown
 
-__all__ = ["FOLDERS", "data_cache", "folder", "run_folder"]
+__all__ = ["FOLDERS", "data_cache", "folder", "run_folder", "user_cache"]
 
 FOLDERS = ("benchmarks", "datasets", "lessons")
 PACKAGE = Path(__file__).resolve().parent
@@ -44,15 +44,16 @@ def data_cache() -> Path:
     chosen = os.environ.get("MINIDL_DATA")
     if chosen:
         return Path(chosen).expanduser()
-    return _user_cache() / "minidl"
+    return user_cache()
 
 
-def _user_cache() -> Path:
+def user_cache() -> Path:
+    """minidl's folder among the user's caches, where this platform keeps them; ``$MINIDL_DATA`` plays no part."""
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "minidl"
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return Path.home() / "Library" / "Caches" / "minidl"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minidl"
 
 
 def run_folder(out: str | Path, name: str) -> Path:
