@@ -52,6 +52,9 @@ class Report:
 def apply(model: Any, scheme: Spec | Rules | None = None, seed: int = 0) -> Report:
     """Set every parameter of ``model`` that declares an initializer, repeatably.
 
+    Then every module with a method ``after_init(rng)`` is told, with its own stream: dropout starts its masks anew,
+    batch normalization its running averages.
+
     Args:
         model: any object with ``named_modules()``.
         scheme: what the weights get.
@@ -80,6 +83,9 @@ def apply(model: Any, scheme: Spec | Rules | None = None, seed: int = 0) -> Repo
     values = [slot.draw(seed) for slot in chosen]
     for slot, value in zip(chosen, values, strict=True):  # nothing is set before everything has been drawn
         slot.parameter.data = to_device(value, device_of(slot.parameter.data))
+    for path, module in model.named_modules():
+        if hasattr(module, "after_init"):  # what depends on new weights, or draws by itself: running averages, dropout
+            module.after_init(stream(seed, path))
     return Report([slot.record(value) for slot, value in zip(chosen, values, strict=True)], untouched, seed)
 
 

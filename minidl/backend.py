@@ -1,0 +1,135 @@
+"""Which library owns an array: NumPy on the host, CuPy on a GPU. Nothing is set globally: an array knows its library.
+
+Every function that does mathematics asks ``xp = array_module(x)``, then calls ``xp.tanh(x)``: one source serves
+both. A library is known by the type of its arrays. NumPy is always there; CuPy joins when somebody asks for the GPU,
+and any other library joins through the same door, ``register``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+__all__ = [
+    "Array",
+    "Library",
+    "MissingCapability",
+    "array_module",
+    "device_of",
+    "library_of",
+    "register",
+    "to_device",
+    "to_host",
+]
+
+Array: TypeAlias = Any  # an array of any registered library; Any, because no common static type exists
+
+
+class MissingCapability(RuntimeError):
+    """Something this machine lacks (a GPU, its driver, CuPy) was asked for. The command line exits with code 3."""
+
+
+@dataclass(frozen=True)
+class Library:
+    """An array library: how its arrays are recognized, and how they travel to and from the host.
+
+    Args:
+        name: for people, "numpy" or "cupy".
+        device: what ``.to(...)`` calls the place where its arrays live, "cpu" or "gpu".
+        array_type: the class of its arrays.
+        module: the namespace with NumPy's function names.
+        from_host: a NumPy array -> an array of this library.
+        to_host: an array of this library -> a NumPy array.
+    """
+
+    name: str
+    device: str
+    array_type: type
+    module: Any
+    from_host: Callable[[np.ndarray[Any, Any]], Array]
+    to_host: Callable[[Array], np.ndarray[Any, Any]]
+
+
+NUMPY = Library("numpy", "cpu", np.ndarray, np, lambda x: x, lambda x: x)
+_BY_TYPE: dict[type, Library] = {np.ndarray: NUMPY}
+
+
+def register(library: Library) -> None:
+    """Make an array library known: from now on its arrays are recognized, and its device can be asked for."""
+    _BY_TYPE[library.array_type] = library
+
+
+def library_of(x: Array) -> Library:
+    """The library that owns ``x``. Python and NumPy scalars belong to NumPy.
+
+    Raises:
+        TypeError: no registered library knows this type.
+    """
+    library = _BY_TYPE.get(type(x))
+    if library is not None:
+        return library
+    if isinstance(x, (bool, int, float, np.generic, np.ndarray)):
+        return NUMPY
+    if type(x).__module__.partition(".")[0] == "cupy":  # an array the user made; CuPy is imported already
+        register(_cupy_library())
+        return _BY_TYPE[type(x)]
+    raise TypeError(f"expected an array, got {type(x).__name__}; known array types: {[t.__name__ for t in _BY_TYPE]}")
+
+
+def array_module(x: Array) -> Any:
+    """The module whose functions work on ``x``: ``numpy`` or ``cupy``."""
+    library = _BY_TYPE.get(type(x))  # the quick way first: this runs in every operation
+    return library.module if library is not None else library_of(x).module
+
+
+def device_of(x: Array) -> str:
+    """Where ``x`` lives: "cpu" or "gpu"."""
+    return library_of(x).device
+
+
+def to_host(x: Array) -> np.ndarray[Any, Any]:
+    """``x`` as a NumPy array. From a GPU this copies, and waits until the value is there."""
+    return np.asarray(library_of(x).to_host(x))
+
+
+def to_device(x: Array, device: str) -> Array:
+    """``x`` on ``device`` ("cpu" or "gpu"); no copy if it is there already.
+
+    Raises:
+        ValueError: another device name.
+        MissingCapability: "gpu" was asked for, and CuPy, the driver or a GPU is missing.
+    """
+    if device_of(x) == device:
+        return x
+    return _library_on(device).from_host(to_host(x))
+
+
+def _library_on(device: str) -> Library:
+    for library in _BY_TYPE.values():
+        if library.device == device:
+            return library
+    if device != "gpu":
+        raise ValueError(f"unknown device {device!r}; choose 'cpu' or 'gpu'")
+    register(_cupy_library())
+    return _library_on(device)
+
+
+def _cupy_library() -> Library:
+    """CuPy, imported now and not before: the import takes about a second."""
+    if importlib.util.find_spec("cupy") is None:
+        raise MissingCapability(
+            "CuPy is not installed, so there is no GPU backend. Install the wheel for your CUDA driver: "
+            "pip install cupy-cuda12x (driver for CUDA 12) or pip install cupy-cuda13x (CUDA 13)."
+        )
+    import cupy
+
+    if not cupy.cuda.is_available():
+        raise MissingCapability(
+            f"CuPy {cupy.__version__} is installed, but it finds no usable GPU or driver. "
+            "Run `python -m minidl doctor` to see which is missing, or stay on the CPU."
+        )
+    return Library("cupy", "gpu", cupy.ndarray, cupy, cupy.asarray, cupy.asnumpy)

@@ -1,0 +1,188 @@
+"""A module is a piece of a network: it holds parameters and other modules, and computes in ``forward``.
+
+class Block(nn.Module):
+    def __init__(self, width):
+        self.linear = nn.Linear(width, width)
+    def forward(self, x):
+        return x + self.linear(x).tanh()
+
+Attributes that are parameters or modules (also inside lists, tuples and dicts) are found; nothing has to be registered,
+and ``super().__init__()`` is not needed. Their paths are dotted attribute names: "block.linear.weight".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Self, TypeVar
+
+import numpy as np
+
+from minidl.backend import Array, device_of, to_device, to_host
+from minidl.tensor import Handle, Tensor
+
+__all__ = ["Module", "Parameter"]
+
+T = TypeVar("T")
+
+
+class Parameter(Tensor):
+    """A tensor that belongs to a model and is trained: a leaf with ``requires_grad=True``."""
+
+    __slots__ = ()
+
+    def __init__(self, data: Any) -> None:
+        super().__init__(data, requires_grad=True)
+
+
+class Module:
+    """Base class of layers and models; subclasses write ``__init__`` and ``forward``."""
+
+    training: bool = True
+    #: parameter name -> the initializer this module declares for it; see ``init.apply``
+    initializers: dict[str, Any] = {}  # noqa: RUF012 -- shared and empty: modules that declare set their own
+
+    def forward(self, *inputs: Any) -> Any:
+        """What the module computes; every subclass writes it."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward(self, x); write one")
+
+    def __call__(self, *inputs: Any) -> Any:
+        """``forward``, then the forward hooks."""
+        output = self.forward(*inputs)
+        for hook in list(vars(self).get("_forward_hooks", {}).values()):
+            replaced = hook(self, inputs, output)
+            output = output if replaced is None else replaced
+        return output
+
+    def register_forward_hook(self, hook: Callable[[Module, tuple[Any, ...], Any], Any]) -> Handle:
+        """Call ``hook(module, inputs, output)`` after every forward; a result other than None replaces the output."""
+        return Handle(vars(self).setdefault("_forward_hooks", {}), hook)
+
+    # ---- finding
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """The modules directly inside, with their attribute names."""
+        return _members(vars(self), Module)
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """This module (path "") and all modules inside, each once, outer before inner."""
+        seen: set[int] = set()
+        stack: list[tuple[str, Module]] = [(prefix, self)]
+        while stack:
+            path, module = stack.pop()
+            if id(module) not in seen:
+                seen.add(id(module))
+                yield path, module
+                stack += [(_join(path, name), child) for name, child in module.named_children()][::-1]
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Every parameter inside, each once, with its path."""
+        seen: set[int] = set()
+        for path, module in self.named_modules():
+            for name, parameter in _members(vars(module), Parameter):
+                if id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    yield _join(path, name), parameter
+
+    def parameters(self) -> list[Parameter]:
+        """Every parameter inside, each once."""
+        return [parameter for _, parameter in self.named_parameters()]
+
+    def named_buffers(self) -> Iterator[tuple[str, Array]]:
+        """Every registered buffer inside (arrays that belong to the state but are not trained), with its path."""
+        for path, module in self.named_modules():
+            for name in vars(module).get("_buffer_names", ()):
+                yield _join(path, name), getattr(module, name)
+
+    def register_buffer(self, name: str, array: Any) -> None:
+        """Keep ``array`` as attribute ``name``: it moves with ``to`` and is in ``state_dict``, but is not trained."""
+        vars(self).setdefault("_buffer_names", []).append(name)
+        setattr(self, name, Tensor(array).data)
+
+    # ---- state
+
+    def state_dict(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Copies of all parameters and buffers as NumPy arrays, by path."""
+        state = {path: to_host(p.data).copy() for path, p in self.named_parameters()}
+        return state | {path: to_host(array).copy() for path, array in self.named_buffers()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Set all parameters and buffers from arrays by path; each keeps its dtype and device.
+
+        Raises:
+            ValueError: a name is missing or unknown, or a shape differs. Nothing has been changed then.
+        """
+        own = dict(self.named_parameters()) | dict(self.named_buffers())
+        missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        if missing or extra:
+            raise ValueError(f"state does not fit {type(self).__name__}: missing {missing}, unknown {extra}")
+        for path, value in own.items():
+            if tuple(state[path].shape) != tuple(value.shape):
+                raise ValueError(f"{path}: state has shape {tuple(state[path].shape)}, the model {tuple(value.shape)}")
+        for path, module in self.named_modules():
+            for name, parameter in _members(vars(module), Parameter):
+                parameter.data = (
+                    _like(state[_join(path, name)], parameter.data) if _join(path, name) in state else parameter.data
+                )
+            for name in vars(module).get("_buffer_names", ()):
+                setattr(module, name, _like(state[_join(path, name)], getattr(module, name)))
+
+    def to(self, target: str) -> Self:
+        """Move everything to a device ("cpu", "gpu") or into a dtype ("float32", "float64"), in place; returns self."""
+
+        def moved(array: Array) -> Array:
+            if target in ("cpu", "gpu"):
+                return to_device(array, target)
+            return array.astype(target) if array.dtype.kind == "f" else array
+
+        for _, parameter in self.named_parameters():
+            parameter.data = moved(parameter.data)
+            parameter.grad = None if parameter.grad is None else moved(parameter.grad)
+        for _, module in self.named_modules():
+            for name in vars(module).get("_buffer_names", ()):
+                setattr(module, name, moved(getattr(module, name)))
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training (batch statistics, dropout active), or with False to evaluation; returns self."""
+        for _, module in self.named_modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Self:
+        """Switch to evaluation; returns self."""
+        return self.train(False)
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    # ---- for people
+
+    def describe(self) -> str:
+        """What stands in the brackets when the module is printed."""
+        return ""
+
+    def __repr__(self) -> str:
+        lines = [f"({name}): {child!r}".replace("\n", "\n  ") for name, child in self.named_children()]
+        inside = "".join(f"\n  {line}" for line in lines) + ("\n" if lines else "")
+        return f"{type(self).__name__}({self.describe()}{inside})"
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _members(attributes: Mapping[str, Any], kind: type[T]) -> Iterator[tuple[str, T]]:
+    """All values of a kind among attributes, and inside their lists, tuples and dicts, with dotted names."""
+    for name, value in attributes.items():
+        if isinstance(value, kind):
+            yield name, value
+        elif isinstance(value, (list, tuple)):
+            yield from _members({f"{name}.{i}": item for i, item in enumerate(value)}, kind)
+        elif isinstance(value, dict) and not name.startswith("_"):
+            yield from _members({f"{name}.{key}": item for key, item in value.items()}, kind)
+
+
+def _like(value: Any, array: Array) -> Array:
+    return to_device(np.asarray(value).astype(array.dtype), device_of(array))

@@ -1,0 +1,106 @@
+"""Losses: each is a mean over the batch, so that its size does not depend on the batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minidl.backend import Array, array_module, device_of
+from minidl.ops.nonlinear import softmax, softplus
+from minidl.ops.reduce import mean
+from minidl.tensor import op
+
+__all__ = ["binary_cross_entropy", "cross_entropy", "mse", "nll"]
+
+
+def _check_labels(scores: Array, labels: Array) -> None:
+    """Scores (N, K), labels (N,) in 0 … K-1. The range is read only where reading is free: on the host."""
+    if scores.ndim != 2 or labels.shape != scores.shape[:1]:
+        raise ValueError(f"scores (N, K) and labels (N,) are needed; got shapes {scores.shape} and {labels.shape}")
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f'labels are class numbers, so whole numbers; got {labels.dtype}. Use labels.astype("int64").')
+    k = scores.shape[1]
+    if device_of(labels) == "cpu" and labels.size and not 0 <= labels.min() <= labels.max() < k:
+        raise ValueError(f"labels must lie in 0 … {k - 1} for {k} scores; got {labels.min()} … {labels.max()}")
+
+
+def _targets(scores: Array, labels: Array, smoothing: float) -> Array:
+    """The wanted distribution (N, K): 1 at the label, or ``smoothing`` of it spread over all classes."""
+    xp = array_module(scores)
+    classes = scores.shape[1]
+    one_hot = (xp.arange(classes) == labels[:, None]).astype(scores.dtype)
+    return one_hot * (1 - smoothing) + smoothing / classes if smoothing else one_hot
+
+
+@op(keeps=True)
+def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0) -> Array:
+    """``-Σ_k t_k log softmax(logits)_k``, mean over the batch; t is the label, smoothed if asked.
+
+    Args:
+        logits: (N, K).
+        labels: (N,) whole numbers in 0 … K-1.
+        label_smoothing: in [0, 1): this share of the target is spread evenly over all classes.
+
+    Raises:
+        TypeError: labels that are not whole numbers.
+        ValueError: shapes that do not fit, a label out of range.
+    """
+    _check_labels(logits, labels)
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing must be in [0, 1); got {label_smoothing}")
+    xp = array_module(logits)
+    targets = _targets(logits, labels, label_smoothing)
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    log_sum = xp.log(xp.exp(shifted).sum(axis=1))
+    return (log_sum - (shifted * targets).sum(axis=1)).mean(), targets
+
+
+cross_entropy.derivative(
+    lambda g, _y, logits, _labels, label_smoothing, kept: (softmax(logits) - kept) * (g / kept.shape[0]),
+    None,
+)
+cross_entropy.example(
+    lambda draw: ((draw.array((3, 4)), draw.integers((3,), 4)), {"label_smoothing": draw.choice([0.0, 0.2])})
+)
+
+
+@op(keeps=True)
+def nll(log_probabilities: Array, labels: Array) -> Array:
+    """Negative log-likelihood ``-log_probabilities[n, labels[n]]``, mean over the batch; as ``cross_entropy`` else."""
+    _check_labels(log_probabilities, labels)
+    targets = _targets(log_probabilities, labels, 0.0)
+    xp = array_module(log_probabilities)
+    chosen = xp.take_along_axis(log_probabilities, labels[:, None].astype("int64"), axis=1)
+    return -chosen.mean(), targets
+
+
+nll.derivative(lambda g, _y, _x, _labels, kept: kept * (-g / kept.shape[0]), None)
+nll.example(lambda draw: ((draw.array((3, 4)), draw.integers((3,), 4)), {}))
+
+
+def mse(prediction: Any, target: Any) -> Any:
+    """Mean squared error over all elements.
+
+    Raises:
+        ValueError: the shapes differ; (N, 1) against (N,) would silently broadcast to (N, N).
+    """
+    if tuple(prediction.shape) != tuple(target.shape):
+        raise ValueError(f"mse: prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape")
+    difference = prediction - target
+    return mean(difference * difference)
+
+
+def binary_cross_entropy(logits: Any, targets: Any) -> Any:
+    """``-t log σ(x) - (1 - t) log(1 - σ(x))`` from logits x, mean over all elements; stable at any size of x.
+
+    Args:
+        logits: any shape.
+        targets: floats in [0, 1], same shape.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if tuple(logits.shape) != tuple(targets.shape):
+        raise ValueError(
+            f"binary_cross_entropy: logits {tuple(logits.shape)} and targets {tuple(targets.shape)} differ in shape"
+        )
+    return mean(softplus(logits) - logits * targets)
