@@ -54,7 +54,8 @@ class Activation(NamedTuple):
 
 
 def _erf(x: Values) -> Values:
-    return np.vectorize(math.erf, otypes=[float])(x)
+    values: Values = np.vectorize(math.erf, otypes=[float])(x)
+    return values
 
 
 def _sigmoid(x: Values) -> Values:

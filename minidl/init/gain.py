@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from minidl.meanfield import activation_name, gaussian_moments, resolve
+from minidl.meanfield import ACTIVATIONS, activation_name, gaussian_moments, resolve
 from minidl.text import unknown
 
 __all__ = ["gain"]
@@ -71,7 +71,12 @@ def _torch_gain(activation: str | Callable[..., Any], params: dict[str, Any]) ->
             "pass a name, or criterion='forward' to compute the gain"
         )
     if activation not in TORCH_GAINS:
-        raise unknown("activation in PyTorch's table of gains", activation, TORCH_GAINS)
+        if activation not in ACTIVATIONS:
+            raise unknown("activation", activation, TORCH_GAINS)
+        raise ValueError(
+            f"PyTorch's table has no gain for {activation!r}, only for {', '.join(TORCH_GAINS)}; "
+            "criterion='forward' computes it"
+        )
     if activation == "leaky_relu" and list(params) == ["negative_slope"]:
         return math.sqrt(2.0 / (1.0 + params["negative_slope"] ** 2))
     if params:

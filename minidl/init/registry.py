@@ -11,7 +11,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, NamedTuple, ParamSpec, Protocol, TypeAlias
 
 import numpy as np
@@ -235,7 +235,7 @@ def _call(name: str, params: Mapping[str, Any]) -> str:
 
 
 def _shape(shape: Any, owner: Initializer) -> tuple[int, ...]:
-    if not isinstance(shape, (tuple, list)) or not all(isinstance(n, Integral) and n >= 0 for n in shape):
+    if not isinstance(shape, (tuple, list)) or not all(isinstance(n, (int, np.integer)) and n >= 0 for n in shape):
         raise ValueError(f"{owner}: shape must be a tuple of whole numbers >= 0, got {shape!r}")
     return tuple(int(n) for n in shape)
 
