@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from minidl import init
+from minidl import backend, init
 
 
 class Param:
@@ -172,12 +172,39 @@ def test_parameters_keep_their_dtype(dtype):
     assert model.modules["first"].bias.data.dtype == dtype
 
 
+def test_parameters_stay_on_their_device(monkeypatch):
+    class Remote:
+        def __init__(self, host):
+            self.host, self.shape, self.dtype = host, host.shape, host.dtype
+
+    monkeypatch.setattr(backend, "_BY_TYPE", dict(backend._BY_TYPE))
+    backend.register(backend.Library("remote", "far away", Remote, np, Remote, lambda x: x.host))
+    here, there = Model(only=Dense(4, 3)), Model(only=Dense(4, 3))
+    for parameter in (there.modules["only"].weight, there.modules["only"].bias):
+        parameter.data = Remote(parameter.data)
+    init.apply(here)
+    init.apply(there)
+    assert isinstance(there.modules["only"].weight.data, Remote)
+    np.testing.assert_array_equal(there.modules["only"].weight.data.host, here.modules["only"].weight.data)
+
+
+def test_a_module_is_told_after_its_parameters_were_set_and_gets_its_own_stream():
+    class Following(Dense):
+        def after_init(self, rng):
+            self.length, self.drawn = np.linalg.norm(self.weight.data), rng.integers(2**32)
+
+    module = Following(4, 3)
+    init.apply(Model(layer=module), seed=2)
+    assert module.length == np.linalg.norm(module.weight.data)
+    assert module.drawn == init.stream(2, "layer").integers(2**32)
+
+
 def test_parameters_without_a_declared_initializer_are_left_and_reported():
     model = network()
     report = init.apply(model)
     assert (model.modules["own"].scale.data == 7).all()
     assert report.untouched == ["own.scale"]
-    assert "left as they are (no initializer declared): own.scale" in str(report)
+    assert "not drawn, for no initializer is declared: own.scale" in str(report)
 
 
 def test_a_layer_without_its_bias_is_no_trouble():

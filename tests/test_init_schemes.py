@@ -305,6 +305,12 @@ def test_the_same_generator_state_gives_the_same_weights(name):
 
 
 @pytest.mark.parametrize("name", [name for name in init.names() if name not in CONSTANT])
+def test_float64_weights_are_drawn_in_float64_and_not_widened(name):
+    values = draw(init.get(name), LAYERS["dense"], np.float64)
+    assert (values != values.astype(np.float32)).mean() > 0.9
+
+
+@pytest.mark.parametrize("name", [name for name in init.names() if name not in CONSTANT])
 def test_another_generator_state_gives_other_weights(name):
     layer = LAYERS["conv 3x5"]
     assert (draw(init.get(name), layer, seed=5) != draw(init.get(name), layer, seed=6)).mean() > 0.99

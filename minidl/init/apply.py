@@ -45,7 +45,7 @@ class Report:
         lines = [table(self.records, ["parameter", "shape", "fan_in", "fan_out", "scheme", "std"]), f"seed {self.seed}"]
         lines += dict.fromkeys(record["law"] for record in self.records)  # each once, in order
         if self.untouched:
-            lines.append(f"left as they are (no initializer declared): {', '.join(self.untouched)}")
+            lines.append(f"not drawn, for no initializer is declared: {', '.join(self.untouched)}")
         return "\n".join(lines)
 
 
@@ -128,7 +128,8 @@ class _Slot:
         try:
             value = self.initializer(shape, fan_in=fan_in, fan_out=fan_out, rng=rng, dtype=dtype)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"{self.path}: {error}") from error
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"{self.path}: {error}") from error
         if np.shape(value) != shape:
             raise ValueError(
                 f"{self.path}: {title(self.initializer)} returned shape {np.shape(value)}, expected {shape}"
