@@ -430,7 +430,7 @@ class Op(Generic[P, R]):
         self._uses = tuple(_used_arrays(rule) for rule in rules)
 
     def joint_derivative(self, rule: Rule) -> None:
-        """Give one rule for all arguments: ``rule(g, y, *arrays, needs=(bool, ...), **static)`` -> a gradient or None each."""
+        """Give one rule for all: ``rule(g, y, *arrays, needs=(bool, …), **static)`` -> a gradient or None for each."""
         self.joint_rule = rule
         self._uses = (_used_arrays(rule),)
 

@@ -217,8 +217,11 @@ class BatchNorm2d(_BatchNorm):
 class Dropout(Module):
     """In training sets each element to 0 with probability ``p`` and divides the others by 1 - p; else passes x on.
 
-    The masks come from a generator of its own on the device of x: from fresh entropy, or from ``init.apply``'s seed.
+    The masks come from a generator of its own on the device of x, seeded from fresh entropy or by ``init.apply``. NumPy
+    and CuPy draw different masks from one seed.
     """
+
+    number: int
 
     def __init__(self, p: float = 0.5) -> None:
         if not 0 <= p < 1:
@@ -228,18 +231,25 @@ class Dropout(Module):
 
     def after_init(self, rng: np.random.Generator) -> None:
         """Start the stream of masks anew from ``rng``."""
-        self.seed = int(rng.integers(2**63))
-        self._generators: dict[str, Any] = {}
+        self.seed = int(rng.integers(2**62))
+        self.restart(0)
+
+    def restart(self, number: int | None = None) -> int:
+        """Begin stream ``number`` of masks (without a number the next one), from its start; returns its number."""
+        self.number = self.number + 1 if number is None else number
+        self._generator: Any = None
+        self._device = ""
+        return self.number
 
     def forward(self, x: Any) -> Any:
         """``x`` with a fresh mask in training, ``x`` itself in evaluation."""
         if not self.training or self.p == 0:
             return x
         array = x.data if isinstance(x, Tensor) else x
-        device = device_of(array)
-        if device not in self._generators:
-            self._generators[device] = array_module(array).random.default_rng(self.seed)
-        return ops.dropout(x, self.p, self._generators[device])
+        if self._device != device_of(array):
+            self._device = device_of(array)
+            self._generator = array_module(array).random.default_rng(self.seed + self.number)
+        return ops.dropout(x, self.p, self._generator)
 
     def describe(self) -> str:
         """The probability."""

@@ -59,6 +59,10 @@ class Optimizer:
             if not group["lr"] > 0:
                 raise ValueError(f"the learning rate must be positive; got lr={group['lr']}")
 
+    def parameters(self) -> list[Tensor]:
+        """The parameters of all groups."""
+        return [p for _, p in self._all()]
+
     def step(self) -> None:
         """Change every parameter that has a gradient."""
         for (group, p), state in zip(self._all(), self.state, strict=True):
@@ -73,6 +77,15 @@ class Optimizer:
         """Forget the gradients of all parameters."""
         for _, p in self._all():
             p.grad = None
+
+    def snapshot(self) -> Any:
+        """The memory as it is now, copied on its own device; ``restore`` goes back to it."""
+        state = [{k: v.copy() if hasattr(v, "shape") else v for k, v in s.items()} for s in self.state]
+        return state, self.lr_factor
+
+    def restore(self, snapshot: Any) -> None:
+        """Go back to a ``snapshot``."""
+        self.state, self.lr_factor = snapshot
 
     def state_dict(self) -> dict[str, Any]:
         """Settings and memory as plain numbers and NumPy arrays; ``load_state_dict`` continues exactly from there."""

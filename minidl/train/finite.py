@@ -1,0 +1,146 @@
+"""The tripwire of training: notice the first value that is not finite, and say at which step and layer it arose.
+
+On the host every step is checked before its update. On a GPU, reading a value makes the program wait for the device; so
+there the check is a flag that stays on the device and is read every ``EVERY_ON_GPU`` steps. At each clean reading the
+state of the run is kept (on the device), and after a hit the steps since then are repeated from there, each one checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from minidl.backend import Array, array_module, to_host
+from minidl.nn import Module
+from minidl.tensor import Tensor
+from minidl.train.history import Diverged
+
+__all__ = ["EVERY_ON_GPU", "Tripwire", "first_bad_layer"]
+
+EVERY_ON_GPU = 50
+
+
+class Tripwire:
+    """Watches a run; ``holds`` is asked between backward and update, ``after_update`` after it.
+
+    Args:
+        run: the ``Run`` it watches.
+        loss: the loss function, to repeat a step.
+        every: steps between two readings of the flag.
+    """
+
+    def __init__(self, run: Any, loss: Callable[[Any, Any], Any], every: int) -> None:
+        self.run, self.loss, self.every = run, loss, every
+        self._flag: Array | None = None
+        self._saved: dict[str, Any] | None = None
+        if every > 1:
+            self._save()
+
+    def before_update(self, loss: Tensor, x: Tensor, y: Array) -> None:
+        """Check this step's loss and gradients; on the host at once.
+
+        Raises:
+            Diverged: every step is read, and this one is not finite.
+        """
+        finite = _all_finite(loss, self.run.optimizer.parameters())
+        if self.every > 1:
+            self._flag = finite if self._flag is None else self._flag & finite
+        elif not bool(finite):
+            self._raise(x, y)
+
+    def after_update(self) -> bool:
+        """Read the flag if it is time. False: the run was taken back to its last clean state; enter the loader anew."""
+        if self.every == 1 or self.run.step % self.every or self._flag is None:
+            return True
+        clean, self._flag = bool(to_host(self._flag)), None
+        if clean:
+            self._save()
+        else:
+            self._restore()
+            self.every = 1
+        return clean
+
+    def _save(self) -> None:
+        run = self.run
+        self._saved = {
+            "arrays": [p.data.copy() for p in run.model.parameters()],
+            "buffers": [(m, name, getattr(m, name).copy()) for m, name in _buffers(run.model)],
+            "optimizer": run.optimizer.snapshot(),
+            "loader": run.loader.state_dict(),
+            "masks": [(m, m.restart()) for _, m in run.model.named_modules() if hasattr(m, "restart")],
+            "run": (run.step, run.totals.copy()),
+        }
+
+    def _restore(self) -> None:
+        run, saved = self.run, self._saved
+        assert saved is not None
+        for p, array in zip(run.model.parameters(), saved["arrays"], strict=True):
+            p.data = array
+        for module, name, array in saved["buffers"]:
+            setattr(module, name, array)
+        for module, number in saved["masks"]:
+            module.restart(number)
+        run.optimizer.restore(saved["optimizer"])
+        run.loader.load_state_dict(saved["loader"])
+        run.step, run.totals = saved["run"]
+
+    def _raise(self, x: Tensor, y: Array) -> None:
+        layer, what = first_bad_layer(self.run.model, x, y, self.loss)
+        step = self.run.step + 1
+        raise Diverged(
+            f"training step {step}: {what}. The weights are those from before this step. Usual causes: a learning rate "
+            "or an initialization that is too large, or input that is not standardized.",
+            step,
+            layer,
+            self.run.history,
+        )
+
+
+def _buffers(model: Module) -> list[tuple[Module, str]]:
+    return [(m, name) for _, m in model.named_modules() for name in vars(m).get("_buffer_names", ())]
+
+
+def _all_finite(loss: Tensor, parameters: list[Tensor]) -> Array:
+    """Whether loss and gradients are finite, as a 0-d array on their device: any NaN or infinity survives a sum."""
+    total = loss.data
+    for p in parameters:
+        if p.grad is not None:
+            total = total + p.grad.sum()
+    return array_module(total).isfinite(total)
+
+
+def first_bad_layer(model: Module, x: Any, y: Any, loss: Callable[[Any, Any], Any]) -> tuple[str, str]:
+    """Run one batch again and look at every layer: the first output, else the first gradient, that is not finite.
+
+    Returns:
+        Path of the layer ("" if no layer is to blame), and what happened as half a sentence.
+    """
+    outputs: list[str] = []
+    gradients: list[str] = []
+    names = {id(m): path for path, m in model.named_modules() if not any(True for _ in m.named_children())}
+
+    def after_forward(module: Module, inputs: Any, output: Any) -> None:
+        path = names[id(module)]
+        if not _finite(output.data):
+            outputs.append(path)
+        if output.requires_grad:
+            output.register_hook(lambda g: None if _finite(g) else gradients.append(path))
+
+    handles = [m.register_forward_hook(after_forward) for _, m in model.named_modules() if id(m) in names]
+    try:
+        value = loss(model(x), y)
+        value.backward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    if outputs:
+        return outputs[0], f"the output of layer {outputs[0]!r} is not finite"
+    if not _finite(value.data):
+        return "", "the loss is not finite, though every layer's output is"
+    if gradients:
+        return gradients[0], f"the gradient at the output of layer {gradients[0]!r} is not finite"
+    return "", "the gradients are not finite"
+
+
+def _finite(array: Array) -> bool:
+    return bool(to_host(array_module(array).isfinite(array).all()))

@@ -1,0 +1,54 @@
+"""What a training run leaves behind: one flat record per epoch."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from minidl.text import table, to_json
+
+__all__ = ["Diverged", "History"]
+
+
+class History(list[dict[str, Any]]):
+    """A list of flat records, one per epoch; ``pandas.DataFrame(history)`` works as it is. Printing it gives a table.
+
+    Keys: epoch, step (updates so far), lr, train_loss and train_accuracy (means over the epoch, while the weights were
+    changing), then loss and accuracy on val and test where these parts are not empty, and seconds.
+    """
+
+    def __str__(self) -> str:
+        return table(self) if self else "no epoch finished"
+
+    def save(self, path: str | Path) -> None:
+        """Write as CSV or JSON lines, by the ending of ``path`` (.csv or .jsonl).
+
+        Raises:
+            ValueError: another ending.
+        """
+        path = Path(path)
+        with path.open("w", encoding="utf-8", newline="") as file:
+            if path.suffix == ".csv":
+                writer = csv.DictWriter(file, fieldnames=list(self[0]) if self else ["epoch"])
+                writer.writeheader()
+                writer.writerows(self)
+            elif path.suffix == ".jsonl":
+                file.writelines(json.dumps(json.loads(to_json(record))) + "\n" for record in self)
+            else:
+                raise ValueError(f"history is saved as .csv or .jsonl; got {path.name!r}")
+
+
+class Diverged(ArithmeticError):
+    """Training met a value that is not finite.
+
+    Attributes:
+        step: the update (counted from 1) that met it; the weights are those from before it.
+        layer: path of the first layer, in order of execution, with such a value; "" if it was found in the loss alone.
+        history: the records of the epochs that were finished.
+    """
+
+    def __init__(self, message: str, step: int, layer: str, history: History) -> None:
+        super().__init__(message)
+        self.step, self.layer, self.history = step, layer, history
