@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from minidl.data.dataset import Dataset, moments
+from minidl.data.fileset import FileSet
 from minidl.data.seeds import checked_seed
 from minidl.data.split import Split, hold_out
 from minidl.text import unknown
 
-__all__ = ["Parts", "load", "names", "register"]
+__all__ = ["Entry", "Parts", "entry", "load", "names", "register"]
 
 
 @dataclass(frozen=True)
@@ -36,17 +37,31 @@ class Parts:
 
 
 Source = Callable[..., Parts]
-_SETS: dict[str, Source] = {}
 
 
-def register(name: str) -> Callable[[Source], Source]:
+@dataclass(frozen=True)
+class Entry:
+    """A registered data set: the function that reads or makes it, and its files if it has any."""
+
+    source: Source
+    files: FileSet | None
+
+
+_SETS: dict[str, Entry] = {}
+
+
+def register(name: str, files: FileSet | None = None) -> Callable[[Source], Source]:
     """Make ``data.load(name)`` call the decorated function, which returns ``Parts``.
 
     Its parameters are the options of the set, all with defaults; ``root`` and ``seed`` are passed if it has them.
+
+    Args:
+        name: what ``load`` and ``minidl data`` call the set.
+        files: where its files may lie; None for a set that is generated.
     """
 
     def remember(source: Source) -> Source:
-        _SETS[name] = source
+        _SETS[name] = Entry(source, files)
         return source
 
     return remember
@@ -55,6 +70,18 @@ def register(name: str) -> Callable[[Source], Source]:
 def names() -> list[str]:
     """The names that ``load`` knows, sorted."""
     return sorted(_known())
+
+
+def entry(name: str) -> Entry:
+    """The registered set.
+
+    Raises:
+        ValueError: no set has this name; the text suggests the nearest.
+    """
+    sets = _known()
+    if name not in sets:
+        raise unknown("data set", name, list(sets))
+    return sets[name]
 
 
 def load(
@@ -83,17 +110,14 @@ def load(
         ValueError: unknown name, unknown option, ``val`` out of range.
         DataError: a file is missing, damaged or not the one it should be.
     """
-    sets = _known()
-    if name not in sets:
-        raise unknown("data set", name, list(sets))
-    parts = _parts(name, sets[name], Path(root).expanduser() if root else None, checked_seed(seed), options)
+    parts = _parts(name, entry(name).source, Path(root).expanduser() if root else None, checked_seed(seed), options)
     mean, std = moments(parts.train) if parts.mean is None or parts.std is None else (parts.mean, parts.std)
     train, held = hold_out(parts.train, val, seed)
     split = Split(name, train, held, parts.test, np.asarray(mean, np.float32), np.asarray(std, np.float32))
     return split.standardized() if normalize else split
 
 
-def _known() -> dict[str, Source]:
+def _known() -> dict[str, Entry]:
     """All registered sets, after importing every file of ``minidl/data/sets/``."""
     package = import_module("minidl.data.sets")
     for module in pkgutil.iter_modules(package.__path__, "minidl.data.sets."):
