@@ -456,7 +456,7 @@ class Op(Generic[P, R]):
             args, static = self._bind(args, static)  # type: ignore[assignment]
         parents: list[Any] = []
         arrays: list[Any] = []
-        tensors = tracked = False
+        tensors = tracked = scalars = False
         for a in args:
             parent = None
             if isinstance(a, Tensor):
@@ -465,11 +465,13 @@ class Op(Generic[P, R]):
                 tracked = tracked or parent is not None
                 a = a._data
             elif isinstance(a, np.generic):
-                a = a.item()  # np.sqrt(2) is meant as the number it is: it must not turn float32 into float64
+                scalars = True
             elif isinstance(a, (list, tuple)):
                 a = _as_array(a)
             parents.append(parent)
             arrays.append(a)
+        if scalars:
+            arrays = _scalars_resolved(arrays)
         if tensors and len(arrays) > 1:
             _check_alike(self.name, arrays)
         y: Any = self.function(*arrays, **static)
@@ -537,6 +539,16 @@ def _used_arrays(rule: Rule | None) -> int:
         if not parameter.name.startswith("_"):
             mask |= 1 << i
     return mask
+
+
+def _scalars_resolved(arrays: list[Any]) -> list[Any]:
+    """NumPy scalars as what they are meant to be: numbers beside an array, arrays where there is no other.
+
+    Beside an array, np.sqrt(2) must not turn float32 into float64. Alone, a scalar is what NumPy makes of arithmetic
+    on arrays without axes, such as the gradient of a loss.
+    """
+    beside = any(hasattr(a, "shape") and not isinstance(a, np.generic) for a in arrays)
+    return [(a.item() if beside else np.asarray(a)) if isinstance(a, np.generic) else a for a in arrays]
 
 
 def _check_alike(name: str, arrays: list[Any]) -> None:
