@@ -216,9 +216,14 @@ def conv_transpose2d(
 
     Returns:
         (N, out, H', W') with ``H' = (H - 1)·stride - 2·padding + dilation·(kh - 1) + output_padding + 1``.
+
+    Raises:
+        ValueError: shapes that do not fit, or so much output padding that ``conv2d`` would not lead back to x's shape.
     """
     if x.ndim != 4 or w.ndim != 4 or x.shape[1] != w.shape[0]:
         raise ValueError(f"conv_transpose2d: input {x.shape} does not fit weights (in, out/groups, kh, kw) = {w.shape}")
+    if any(extra >= s for extra, s in zip(pair(output_padding), pair(stride), strict=True)):
+        raise ValueError(f"output_padding {output_padding} must be smaller than the stride {stride}, on both axes")
     per_axis = zip(
         x.shape[2:], w.shape[2:], pair(stride), pair(padding), pair(output_padding), pair(dilation), strict=True
     )
