@@ -164,7 +164,7 @@ def test_global_average_pooling_is_pytorchs(shape):
     check(nn.GlobalAvgPool2d(), lambda x: F.adaptive_avg_pool2d(x, 1).flatten(1), normal(*shape))
 
 
-# ------------------------------------------------------------------------------------- normalization, dropout, structure
+# ------------------------------------------------------------------------------------ normalization, dropout, structure
 
 NORMED = [
     ("BatchNorm1d", (7, 5)),
