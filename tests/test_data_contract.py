@@ -93,7 +93,7 @@ def test_largest_remainders_get_the_places_left_and_ties_go_to_the_smaller_class
 
 def test_a_class_with_one_example_keeps_it_for_training_and_that_is_said():
     dataset = data.Dataset(images(5)[0], [0, 0, 0, 1, 2])
-    with pytest.warns(UserWarning, match="only 2 of 4 examples"):
+    with pytest.warns(UserWarning, match="2 of 4 examples were drawn; 2 classes have a single example"):
         rest, held = hold_out(dataset, 4, seed=0)
     assert rest.counts().tolist() == [1, 1, 1] and held.counts().tolist() == [2, 0, 0]
 

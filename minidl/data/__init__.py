@@ -3,7 +3,8 @@
 from minidl.data.dataset import Dataset
 from minidl.data.errors import DataError
 from minidl.data.loader import DataLoader
+from minidl.data.part import Part
 from minidl.data.registry import Parts, load, names, register
 from minidl.data.split import Split, from_arrays
 
-__all__ = ["DataError", "DataLoader", "Dataset", "Parts", "Split", "from_arrays", "load", "names", "register"]
+__all__ = ["DataError", "DataLoader", "Dataset", "Part", "Parts", "Split", "from_arrays", "load", "names", "register"]

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from minidl.data.check import checked_images, checked_labels
+from minidl.data.part import Index, Part
 
-__all__ = ["Dataset", "Index", "moments"]
-
-Index = int | slice | Sequence[int] | NDArray[Any]
+__all__ = ["Dataset", "moments"]
 
 
-class Dataset:
+class Dataset(Part):
     """Examples and their class numbers, read as ``x = (raw / full − mean) / std`` in float32.
 
     ``dataset[i]`` is one example ``(x, y)`` with x of shape (C, H, W) or (D,); ``dataset[a:b]``, an index array
@@ -33,12 +32,6 @@ class Dataset:
         ValueError: shapes or lengths do not fit, labels out of range, NaN or infinity in the images.
     """
 
-    raw: NDArray[Any]
-    y: NDArray[np.int64]
-    classes: tuple[str, ...]
-    mean: NDArray[np.float32]
-    std: NDArray[np.float32]
-
     def __init__(
         self, x: ArrayLike, y: ArrayLike, classes: Sequence[str] | None = None, full: float | None = None
     ) -> None:
@@ -48,17 +41,11 @@ class Dataset:
         self.full = full or (255.0 if self.raw.dtype == np.uint8 else 1.0)
         self._read_with(np.zeros(self.raw.shape[1]), np.ones(self.raw.shape[1]))
 
-    def __len__(self) -> int:
-        return len(self.raw)
-
     def __getitem__(self, index: Index) -> tuple[NDArray[np.float32], Any]:
         picked = self.raw[index] if isinstance(index, int | slice) else self.raw[np.asarray(index)]
         x: NDArray[np.float32] = np.subtract(picked, self._shift, dtype=np.float32)
         x *= self._factor
         return x, self.y[index if isinstance(index, int | slice) else np.asarray(index)]
-
-    def __iter__(self) -> Iterator[tuple[NDArray[np.float32], Any]]:
-        return (self[i] for i in range(len(self)))
 
     def __repr__(self) -> str:
         return f"Dataset({len(self)} × {self.shape} {self.raw.dtype}, {len(self.classes)} classes)"
@@ -72,10 +59,6 @@ class Dataset:
     def shape(self) -> tuple[int, ...]:
         """The shape of one example: (C, H, W) or (D,)."""
         return self.raw.shape[1:]
-
-    def counts(self) -> NDArray[np.int64]:
-        """The number of examples of each class, shape (K,)."""
-        return np.bincount(self.y, minlength=len(self.classes))
 
     def subset(self, indices: NDArray[Any]) -> Dataset:
         """The examples at ``indices``, in that order, read the same way."""

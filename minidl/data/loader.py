@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from minidl.data.dataset import Dataset
+from minidl.backend import Array, to_device
+from minidl.data.part import Batch, Part
 from minidl.data.seeds import checked_seed, stream
 
 __all__ = ["DataLoader", "Transform"]
 
-Images = NDArray[np.float32]
-Labels = NDArray[np.int64]
-Transform = Callable[[Images, np.random.Generator], Images]
+Transform = Callable[[NDArray[np.float32], np.random.Generator], NDArray[np.float32]]
 
 
 class DataLoader:
@@ -33,6 +33,7 @@ class DataLoader:
         drop_last: leave out a last batch that is smaller than ``batch_size``.
         transform: ``transform(x, rng) -> x`` on whole batches, for augmentation: x is the standardized float32
             batch, and all randomness must come from the generator ``rng``.
+        device: "cpu" or "gpu", where the batches are wanted.
 
     Raises:
         TypeError: ``dataset`` is not a data set, or a number is not whole.
@@ -41,12 +42,13 @@ class DataLoader:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Part,
         batch_size: int,
         shuffle: bool = False,
         seed: int = 0,
         drop_last: bool = False,
         transform: Transform | None = None,
+        device: str = "cpu",
     ) -> None:
         _check(dataset, batch_size, drop_last)
         self.dataset = dataset
@@ -55,6 +57,8 @@ class DataLoader:
         self.seed = checked_seed(seed)
         self.drop_last = drop_last
         self.transform = transform
+        self.device = device
+        to_device(np.empty(0), device)  # a missing GPU shows here and not in the first batch
         self._epoch, self._batch = 0, 0  # the next batch to hand out
         self._restored = False
 
@@ -63,15 +67,19 @@ class DataLoader:
         whole, rest = divmod(len(self.dataset), self.batch_size)
         return whole + (rest > 0 and not self.drop_last)
 
-    def __iter__(self) -> Iterator[tuple[Images, Labels]]:
+    def __iter__(self) -> Iterator[tuple[Array, Array]]:
         """One epoch; after ``load_state_dict``, the rest of the saved one. A loop left early ends its epoch."""
         if self._batch and not self._restored:
             self._epoch, self._batch = self._epoch + 1, 0
         self._restored = False
-        epoch, order = self._epoch, self._order()
-        for batch in range(self._batch, len(self)):
-            self._epoch, self._batch = epoch, batch + 1
-            yield self._read(order[batch * self.batch_size : (batch + 1) * self.batch_size], epoch, batch)
+        epoch, first, order = self._epoch, self._batch, self._order()
+        starts = range(first * self.batch_size, len(self) * self.batch_size, self.batch_size)
+        orders = (order[start : start + self.batch_size] for start in starts)
+        with closing(self.dataset.batches(orders, self.seed, epoch)) as batches:
+            for batch, pair in enumerate(batches, first):
+                x, y = self._transformed(pair, epoch, batch)
+                self._epoch, self._batch = epoch, batch + 1
+                yield to_device(x, self.device), to_device(y, self.device)
         self._epoch, self._batch = epoch + 1, 0
 
     def state_dict(self) -> dict[str, int]:
@@ -99,8 +107,8 @@ class DataLoader:
             return np.arange(len(self.dataset))
         return stream(self.seed, "shuffle", self._epoch).permutation(len(self.dataset))
 
-    def _read(self, indices: NDArray[np.int64], epoch: int, batch: int) -> tuple[Images, Labels]:
-        x, y = self.dataset[indices]
+    def _transformed(self, pair: Batch, epoch: int, batch: int) -> Batch:
+        x, y = pair
         if self.transform is None:
             return x, y
         x = self.transform(x, stream(self.seed, "transform", epoch, batch))
@@ -114,7 +122,7 @@ class DataLoader:
 
 def _check(dataset: Any, batch_size: Any, drop_last: bool) -> None:
     """Refuse what cannot be iterated over."""
-    if not isinstance(dataset, Dataset):
+    if not isinstance(dataset, Part):
         raise TypeError(
             f"DataLoader needs a data set, got {type(dataset).__name__}; "
             "pass split.train of data.load(…), or data.Dataset(x, y) for arrays of your own"

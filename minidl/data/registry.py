@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from minidl.data.dataset import Dataset, moments
 from minidl.data.fileset import FileSet
+from minidl.data.part import Part
 from minidl.data.seeds import checked_seed
 from minidl.data.split import Split, hold_out
 from minidl.text import unknown
@@ -30,8 +31,8 @@ class Parts:
     ``mean`` and ``std`` are the published ones of the training part; ``None``: measured on it.
     """
 
-    train: Dataset
-    test: Dataset
+    train: Part
+    test: Part
     mean: ArrayLike | None = None
     std: ArrayLike | None = None
 
@@ -111,10 +112,18 @@ def load(
         DataError: a file is missing, damaged or not the one it should be.
     """
     parts = _parts(name, entry(name).source, Path(root).expanduser() if root else None, checked_seed(seed), options)
-    mean, std = moments(parts.train) if parts.mean is None or parts.std is None else (parts.mean, parts.std)
+    mean, std = _moments(parts)
     train, held = hold_out(parts.train, val, seed)
     split = Split(name, train, held, parts.test, np.asarray(mean, np.float32), np.asarray(std, np.float32))
     return split.standardized() if normalize else split
+
+
+def _moments(parts: Parts) -> tuple[ArrayLike, ArrayLike]:
+    """The published mean and standard deviation, or the measured ones."""
+    if parts.mean is not None and parts.std is not None:
+        return parts.mean, parts.std
+    assert isinstance(parts.train, Dataset), "a set that streams publishes its mean and std"
+    return moments(parts.train)
 
 
 def _known() -> dict[str, Entry]:

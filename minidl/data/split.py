@@ -5,15 +5,18 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from minidl.data.dataset import Dataset, moments
+from minidl.data.part import Part
 from minidl.data.seeds import stream
 
 __all__ = ["Split", "from_arrays", "hold_out", "quotas"]
+
+Examples = TypeVar("Examples", bound=Part)
 
 
 @dataclass(frozen=True)
@@ -26,9 +29,9 @@ class Split:
     """
 
     name: str
-    train: Dataset
-    val: Dataset
-    test: Dataset
+    train: Part
+    val: Part
+    test: Part
     mean: NDArray[Any]
     std: NDArray[Any]
 
@@ -89,7 +92,7 @@ def from_arrays(
     return split.standardized() if normalize else split
 
 
-def hold_out(dataset: Dataset, amount: float, seed: int, part: str = "val") -> tuple[Dataset, Dataset]:
+def hold_out(dataset: Examples, amount: float, seed: int, part: str = "val") -> tuple[Examples, Examples]:
     """``(rest, held)``: ``amount`` examples of ``dataset`` drawn without replacement, in each class alike.
 
     Both keep the order of ``dataset``. A class never leaves ``rest`` altogether: a single example stays there.
@@ -105,12 +108,13 @@ def hold_out(dataset: Dataset, amount: float, seed: int, part: str = "val") -> t
     """
     take = _count(amount, len(dataset), part)
     if take == 0:
-        return dataset, dataset.subset(np.arange(0))  # the images themselves, not a copy
-    quota = quotas(dataset.counts(), take)
-    if quota.sum() < take:
+        return dataset, dataset.subset(np.arange(0)).held_out()  # the images themselves, not a copy
+    counts = dataset.counts()
+    quota = quotas(counts, take)
+    if 1 in counts or quota.sum() < take:
         warnings.warn(
-            f"{part}={amount}: only {quota.sum()} of {take} examples could be drawn, "
-            "since a class with one example keeps it for training",
+            f"{part}={amount}: {quota.sum()} of {take} examples were drawn; "
+            f"{np.sum(counts == 1)} classes have a single example, which stays in train",
             stacklevel=3,
         )
     rng = stream(seed, f"{part} split")
@@ -118,7 +122,7 @@ def hold_out(dataset: Dataset, amount: float, seed: int, part: str = "val") -> t
     drawn = [rng.permutation(of_class)[:n] for of_class, n in zip(members, quota, strict=True)]
     held = np.zeros(len(dataset), dtype=bool)
     held[np.concatenate(drawn)] = True
-    return dataset.subset(np.flatnonzero(~held)), dataset.subset(np.flatnonzero(held))
+    return dataset.subset(np.flatnonzero(~held)), dataset.subset(np.flatnonzero(held)).held_out()
 
 
 def quotas(counts: NDArray[np.int64], take: int, keep: int = 1) -> NDArray[np.int64]:
