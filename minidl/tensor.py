@@ -86,6 +86,8 @@ class Tensor:
         array = _as_array(array)
         if array.shape != self._data.shape:
             raise ValueError(f"data of shape {array.shape} does not fit a tensor of shape {self._data.shape}")
+        if self._wants_grad and array.dtype.kind != "f":
+            raise TypeError(f"a tensor that requires a gradient holds floating-point numbers; got {array.dtype}")
         self._data = array
 
     @property
@@ -109,7 +111,7 @@ class Tensor:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the elements, float32 unless you chose another."""
-        return self._data.dtype  # type: ignore[no-any-return]
+        return self._data.dtype
 
     @property
     def ndim(self) -> int:
@@ -161,16 +163,20 @@ class Tensor:
 
         Raises:
             RuntimeError: no leaf requires a gradient; several values and no ``gradient``; the graph is freed already.
+            ValueError: ``gradient`` has another shape.
+            TypeError: ``gradient`` has another dtype.
         """
-        leaves = _walk_back(self, _seed(self, gradient), keep_graph=False)
-        owned: set[int] = set() if gradient is None else {id(gradient)}
+        seed = _seed(self, gradient)
+        leaves = _walk_back(self, seed, keep_graph=False)
+        owned = {id(seed)}  # it may be the caller's own array
         for leaf, g in leaves.items():
             if isinstance(leaf, Tensor):
                 if leaf.grad is not None:
-                    leaf.grad = leaf.grad + g
-                else:  # two leaves must never share one array: an in-place change of one gradient would change both
-                    leaf.grad = g.copy() if id(g) in owned or g.base is not None else g
-                    owned.add(id(leaf.grad))
+                    g = leaf.grad + g
+                elif id(g) in owned or g.base is not None:
+                    g = g.copy()  # two leaves must never share one array: a change of one in place would change both
+                owned.add(id(g))
+                leaf.grad = np.asarray(g) if isinstance(g, np.generic) else g  # NumPy's sums of shape () are scalars
 
     def register_hook(self, hook: Callable[[Array], Any]) -> Handle:
         """Call ``hook(gradient)`` when this tensor's full gradient is known; what it returns replaces the gradient.
@@ -386,7 +392,7 @@ class Node:
 
     def free(self) -> None:
         """Let go of everything; a second walk will find ``parents`` empty and say so."""
-        self.parents = self.inputs = self.output = None
+        self.parents = self.inputs = self.output = self._hooks = None  # a hook may hold the tensor it hangs on
         self.static = {}
 
 
@@ -412,6 +418,7 @@ class Op(Generic[P, R]):
         self.arity = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
         self.static = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
         self.defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
+        self._names = set(self.static)
         self._uses: tuple[int, ...] = ()
 
     # ---- declaring
@@ -452,7 +459,7 @@ class Op(Generic[P, R]):
 
     def __call__(self, *args: P.args, **static: P.kwargs) -> Any:
         """The result: an array if all arguments are arrays, a Tensor if one of them is."""
-        if len(args) > self.arity or self.variadic:
+        if len(args) > self.arity or self.variadic or not static.keys() <= self._names:
             args, static = self._bind(args, static)  # type: ignore[assignment]
         parents: list[Any] = []
         arrays: list[Any] = []
@@ -472,13 +479,17 @@ class Op(Generic[P, R]):
             arrays.append(a)
         if scalars:
             arrays = _scalars_resolved(arrays)
-        if tensors and len(arrays) > 1:
-            _check_alike(self.name, arrays)
+        precision = _common_precision(self.name, arrays) if tensors and len(arrays) > 1 else None
         y: Any = self.function(*arrays, **static)
         if self.keeps:
             y, kept = y
         if not tensors:
             return y
+        if precision is not None and y.dtype.kind == "f" and y.dtype != precision:
+            raise TypeError(
+                f"{self.name}: {precision} meets whole numbers, and would become {y.dtype}. "
+                f'Write them as x.astype("{precision}").'
+            )
         result = Tensor.__new__(Tensor)
         result._data = y = np.asarray(y) if isinstance(y, np.generic) else y
         result.grad = result._hooks = result._node = None
@@ -492,9 +503,18 @@ class Op(Generic[P, R]):
         return result
 
     def _bind(self, args: tuple[Any, ...], static: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Let static parameters follow positionally, ``x.sum(0)``; let a variadic operation take one list."""
+        """Let static parameters follow positionally, ``x.sum(0)``; let a variadic operation take one list.
+
+        An array given by name, ``linear(x, w, b=bias)``, goes to its place.
+        """
         if self.variadic:
             return (tuple(args[0]) if len(args) == 1 and isinstance(args[0], (list, tuple)) else args), static
+        if not static.keys() <= self._names:
+            try:
+                bound = inspect.signature(self.function).bind(*args, **static)
+            except TypeError as error:
+                raise TypeError(f"{self!r}: {error}") from None
+            return bound.args, bound.kwargs
         extra = args[self.arity :]
         if len(self.static) == 1 and len(extra) > 1:
             extra = (extra,)  # x.reshape(2, 3) is x.reshape((2, 3))
@@ -551,8 +571,12 @@ def _scalars_resolved(arrays: list[Any]) -> list[Any]:
     return [(a.item() if beside else np.asarray(a)) if isinstance(a, np.generic) else a for a in arrays]
 
 
-def _check_alike(name: str, arrays: list[Any]) -> None:
-    """All arrays of one library and, among floats, of one precision: nothing is copied or widened silently."""
+def _common_precision(name: str, arrays: list[Any]) -> Any:
+    """The dtype of the floating-point arrays, None if there is none.
+
+    Raises:
+        TypeError: arrays of two libraries or of two precisions: nothing is copied or widened silently.
+    """
     first: Any = None
     for a in arrays:
         if isinstance(a, (bool, int, float)) or a is None:
@@ -568,6 +592,7 @@ def _check_alike(name: str, arrays: list[Any]) -> None:
                     'Bring both to one precision, usually x.astype("float32").'
                 )
             first = a
+    return None if first is None else first.dtype
 
 
 @overload
@@ -617,8 +642,11 @@ def _seed(y: Tensor, gradient: Array | None) -> Array:
                 f"backward() from a tensor of shape {y.shape} needs a gradient of that shape; or .sum() it"
             )
         return array_module(y._data).ones_like(y._data)
+    gradient = _as_array(gradient)
     if gradient.shape != y.shape:
         raise ValueError(f"gradient of shape {gradient.shape} for a tensor of shape {y.shape}")
+    if gradient.dtype != y.dtype:
+        raise TypeError(f'gradient of dtype {gradient.dtype} for a {y.dtype} tensor; use gradient.astype("{y.dtype}")')
     return gradient
 
 

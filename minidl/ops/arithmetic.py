@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from minidl.backend import Array, array_module
 from minidl.tensor import op
 
@@ -107,10 +109,11 @@ log.derivative(lambda g, _y, x: g / x)
 log.example(lambda draw: ((draw.array(low=0.2, high=3.0),), {}))
 power.derivative(
     lambda g, _y, a, b: g * b * a ** (b - 1 + (b == 0)),  # at b = 0 the derivative is 0, also where a = 0
-    lambda g, y, a, _b: g * y * log(a),
+    lambda g, y, a, _b: g * y * (log(a) if hasattr(a, "shape") else math.log(a)),
 )
 power.example(lambda draw: (draw.broadcastable(2, low=0.5, high=2.0), {}))
 power.example(lambda draw: ((draw.array(), draw.choice([0, 1, 2, 3])), {}))
+power.example(lambda draw: ((draw.choice([2, 0.5]), draw.array()), {}))
 
 
 @op

@@ -74,7 +74,7 @@ def leaky_relu(x: Array, *, negative_slope: float = 0.01) -> Array:
     return array_module(x).where(x > 0, x, negative_slope * x)
 
 
-leaky_relu.derivative(lambda g, _y, x, negative_slope: g * ((x > 0) * (1 - negative_slope) + negative_slope))
+leaky_relu.derivative(lambda g, _y, x, negative_slope: g * (x > 0) + negative_slope * g * (x <= 0))
 leaky_relu.example(lambda draw: ((draw.array(avoid=(0.0,)),), {"negative_slope": 0.2}))
 
 
@@ -90,7 +90,7 @@ def elu(x: Array, *, alpha: float = 1.0) -> Array:
     return xp.where(x > 0, x, alpha * xp.expm1(xp.minimum(x, 0)))
 
 
-elu.derivative(lambda g, _y, x, alpha: g * ((x > 0) + alpha * (x <= 0) * _exp_part(x)))
+elu.derivative(lambda g, _y, x, alpha: g * ((x > 0) + (x <= 0) * _exp_part(x) * alpha))
 elu.example(lambda draw: ((draw.array(avoid=(0.0,)),), {"alpha": 0.7}))
 
 # Klambauer et al. 2017, "Self-Normalizing Neural Networks": the pair that makes mean 0, variance 1 a fixed point
@@ -105,7 +105,7 @@ def selu(x: Array) -> Array:
     return SELU_SCALE * xp.where(x > 0, x, SELU_ALPHA * xp.expm1(xp.minimum(x, 0)))
 
 
-selu.derivative(lambda g, _y, x: g * (SELU_SCALE * (x > 0) + SELU_SCALE * SELU_ALPHA * (x <= 0) * _exp_part(x)))
+selu.derivative(lambda g, _y, x: SELU_SCALE * g * ((x > 0) + (x <= 0) * _exp_part(x) * SELU_ALPHA))
 selu.example(lambda draw: ((draw.array(avoid=(0.0,)),), {}))
 
 # Rational approximations of erf and erfc: W. J. Cody 1969, "Rational Chebyshev approximations for the error function",
