@@ -8,17 +8,21 @@ and any other library joins through the same door, ``register``.
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from minidl.text import unknown
+
 __all__ = [
     "Array",
     "Library",
     "MissingCapability",
     "array_module",
+    "device_for",
     "device_of",
     "library_of",
     "register",
@@ -106,6 +110,27 @@ def to_device(x: Array, device: str) -> Array:
     if device_of(x) == device:
         return x
     return _library_on(device).from_host(to_host(x))
+
+
+def device_for(backend: str = "auto") -> str:
+    """The device on which a backend computes: "numpy" -> "cpu", "cupy" -> "gpu".
+
+    "auto" is the environment's MINIDL_BACKEND, else CuPy if it is installed and finds a GPU, else NumPy.
+
+    Raises:
+        ValueError: another name.
+        MissingCapability: CuPy was asked for by name, and CuPy, the driver or a GPU is missing.
+    """
+    if backend == "auto":
+        backend = os.environ.get("MINIDL_BACKEND", "auto")
+    if backend == "auto":
+        try:
+            return _library_on("gpu").device
+        except MissingCapability:
+            return "cpu"
+    if backend not in ("numpy", "cupy"):
+        raise unknown("backend", backend, ("numpy", "cupy", "auto"))
+    return "cpu" if backend == "numpy" else _library_on("gpu").device
 
 
 def _library_on(device: str) -> Library:

@@ -114,6 +114,8 @@ def _explain(error: Exception) -> CommandError:
     match error:
         case CommandError():
             return error
+        case RuntimeError() if type(error).__name__ == "MissingCapability":
+            return CommandError(what, "this machine lacks it", "run: minidl doctor, or say --backend numpy", MISSING)
         case ModuleNotFoundError():
             package = (error.name or "the package").split(".")[0]
             return CommandError(what, f"{package} is not installed here", "run: minidl doctor", MISSING)
@@ -139,55 +141,94 @@ def print_json(schema: str, **content: Any) -> None:
 
 def _computing_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--seed", type=int, default=0, help="same seed, same numbers (default: %(default)s)")
+    sub.add_argument("--data", default="digits", metavar="NAME", help="data set (default: %(default)s)")
+    sub.add_argument("--depth", type=int, default=20, help="hidden layers (default: %(default)s)")
+    sub.add_argument("--width", type=int, default=100, help="units in each hidden layer (default: %(default)s)")
     sub.add_argument(
-        "--backend", choices=("numpy", "cupy", "auto"), default="auto", help="where to compute (default: %(default)s)"
+        "--backend",
+        choices=("numpy", "cupy", "auto"),
+        default="auto",
+        help="where to compute; auto: $MINIDL_BACKEND, else CuPy if it finds a GPU, else NumPy",
     )
-
-
-def _computing(args: argparse.Namespace) -> dict[str, Any]:
-    """The common arguments of the commands that compute, as keywords."""
-    if args.backend == "cupy":
-        raise CommandError(
-            "--backend cupy is not available",
-            "this version of minidl computes on the CPU, with NumPy",
-            "leave --backend out, or say --backend numpy",
-            MISSING,
-        )
-    return {
-        "seed": args.seed,
-        "out": args.out,
-        "command": args.command_line,
-        "as_json": args.json,
-        "quiet": args.quiet,
-    }
 
 
 def compare_arguments(sub: argparse.ArgumentParser) -> None:
     """The arguments of ``minidl compare``."""
     _computing_arguments(sub)
+    sub.add_argument("--schemes", nargs="+", metavar="NAME", help="default: the eight of the comparison")
+    sub.add_argument("--activations", nargs="+", metavar="NAME", help="default: sigmoid tanh relu")
+    sub.add_argument("--epochs", type=int, default=10, help="passes over the training part (default: %(default)s)")
+    sub.add_argument("--lr", type=float, default=0.01, help="learning rate, with momentum 0.9 (default: %(default)s)")
 
 
 def compare(args: argparse.Namespace) -> int:
     """Train deep networks on handwritten digits, scheme by scheme: one table, one figure, one results file."""
-    keywords = _computing(args)
-    from minidl.experiment.compare import run_compare
+    from minidl import experiment
+    from minidl.backend import device_for
 
-    run_compare(**keywords)
+    device = device_for(args.backend)
+    found = experiment.compare(
+        args.schemes,
+        tuple(args.activations or experiment.ACTIVATIONS),
+        dataset=args.data,
+        depth=args.depth,
+        width=args.width,
+        epochs=args.epochs,
+        lr=args.lr,
+        seed=args.seed,
+        device=device,
+        quiet=args.quiet,
+    )
+    content = {"command": args.command_line, "settings": found.settings, "records": found.records}
+    _deliver(args, "compare", str(found), found.figure(), content)
     return DONE
 
 
 def variance_arguments(sub: argparse.ArgumentParser) -> None:
     """The arguments of ``minidl variance``."""
     _computing_arguments(sub)
+    sub.add_argument("--activation", default="relu", metavar="NAME", help="default: %(default)s")
+    sub.add_argument("--init", default=None, metavar="SCHEME", help="default: the usual one for the activation")
 
 
 def variance(args: argparse.Namespace) -> int:
     """Measure one network before training, layer by layer: table and figure."""
-    keywords = _computing(args)
-    from minidl.experiment.compare import run_variance
+    from minidl import experiment
+    from minidl.backend import device_for
 
-    run_variance(**keywords)
+    report = experiment.variance(
+        activation=args.activation,
+        scheme=args.init,
+        dataset=args.data,
+        depth=args.depth,
+        width=args.width,
+        seed=args.seed,
+        device=device_for(args.backend),
+    )
+    content = {
+        "command": args.command_line,
+        "settings": report.settings,
+        "loss": report.loss,
+        "records": report.records,
+    }
+    _deliver(args, "variance", str(report), report.figure(), content)
     return DONE
+
+
+def _deliver(args: argparse.Namespace, name: str, table: str, figure: Any, content: dict[str, Any]) -> None:
+    """Write figure and results into a fresh folder; print the table, or with --json the results alone."""
+    from minidl import __version__
+
+    folder = files.run_folder(args.out, name)
+    figure.savefig(folder / f"{name}.png", dpi=150)
+    document = {"schema": f"minidl.{name}/1", "version": __version__, **content}
+    (folder / "results.json").write_text(text.to_json(document), encoding="utf-8")
+    if args.json:
+        print_json(name, **content)
+        return
+    print(table)
+    if not args.quiet:
+        print(f"\nfigure   {folder / f'{name}.png'}\nresults  {folder / 'results.json'}\nrepeat   {args.command_line}")
 
 
 # -- lesson --------------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ class Optimizer:
         items = list(params)
         groups = items if items and isinstance(items[0], dict) else [{"params": items}]
         self.groups: list[dict[str, Any]] = [self._group(group, defaults) for group in groups]
-        self.state: list[dict[str, Any]] = [{} for _ in self._all()]
+        self.state: list[dict[str, Any]] = [{} for _ in self.members()]
         self.lr_factor = 1.0  #: what a schedule multiplies every learning rate by
         self._check()
 
@@ -43,11 +43,12 @@ class Optimizer:
         params = group["params"]
         return {**defaults, **group, "params": [params] if isinstance(params, Tensor) else list(params)}
 
-    def _all(self) -> list[tuple[dict[str, Any], Tensor]]:
+    def members(self) -> list[tuple[dict[str, Any], Tensor]]:
+        """Every parameter with its group."""
         return [(group, p) for group in self.groups for p in group["params"]]
 
     def _check(self) -> None:
-        parameters = [p for _, p in self._all()]
+        parameters = [p for _, p in self.members()]
         if not parameters:
             raise ValueError(f"{type(self).__name__} was given no parameters; pass model.parameters()")
         for p in parameters:
@@ -61,11 +62,11 @@ class Optimizer:
 
     def parameters(self) -> list[Tensor]:
         """The parameters of all groups."""
-        return [p for _, p in self._all()]
+        return [p for _, p in self.members()]
 
     def step(self) -> None:
         """Change every parameter that has a gradient."""
-        for (group, p), state in zip(self._all(), self.state, strict=True):
+        for (group, p), state in zip(self.members(), self.state, strict=True):
             if p.grad is not None:
                 self.update(p, p.grad, state, group, group["lr"] * self.lr_factor)
 
@@ -75,7 +76,7 @@ class Optimizer:
 
     def zero_grad(self) -> None:
         """Forget the gradients of all parameters."""
-        for _, p in self._all():
+        for _, p in self.members():
             p.grad = None
 
     def snapshot(self) -> Any:
@@ -105,7 +106,7 @@ class Optimizer:
                 f"this optimizer has {len(self.groups)} and {len(self.state)}"
             )
         states = []
-        for (_, p), entries in zip(self._all(), saved["state"], strict=True):
+        for (_, p), entries in zip(self.members(), saved["state"], strict=True):
             for name, value in entries.items():
                 if hasattr(value, "shape") and tuple(value.shape) != p.shape:
                     raise ValueError(f"saved {name} has shape {tuple(value.shape)}, its parameter {p.shape}")

@@ -1,8 +1,8 @@
 """The tripwire of training: notice the first value that is not finite, and say at which step and layer it arose.
 
-On the host every step is checked before its update. On a GPU, reading a value makes the program wait for the device; so
-there the check is a flag that stays on the device and is read every ``EVERY_ON_GPU`` steps. At each clean reading the
-state of the run is kept (on the device), and after a hit the steps since then are repeated from there, each one checked.
+On the host every step is checked before its update. On a GPU, reading a value makes the program wait for the device;
+so there the check is a flag that stays on the device and is read every ``EVERY_ON_GPU`` steps. At each clean reading
+the state of the run is kept (on the device), and after a hit the steps since then are repeated, each one checked.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def first_bad_layer(model: Module, x: Any, y: Any, loss: Callable[[Any, Any], An
     gradients: list[str] = []
     names = {id(m): path for path, m in model.named_modules() if not any(True for _ in m.named_children())}
 
-    def after_forward(module: Module, inputs: Any, output: Any) -> None:
+    def after_forward(module: Module, _inputs: Any, output: Any) -> None:
         path = names[id(module)]
         if not _finite(output.data):
             outputs.append(path)

@@ -9,7 +9,7 @@ from typing import Any
 
 from minidl import ops
 from minidl.backend import Array, device_of, to_device, to_host
-from minidl.data import DataLoader, Dataset, Split
+from minidl.data import DataLoader, Part, Split
 from minidl.nn import Module
 from minidl.optim import Optimizer, Schedule, clip_grad_norm
 from minidl.tensor import Tensor, no_grad
@@ -181,7 +181,7 @@ def _batches(run: Run, quiet: bool) -> Iterator[tuple[Tensor, Array]]:
 
 @no_grad()
 def evaluate(
-    model: Module, dataset: Dataset, loss: Loss = ops.cross_entropy, batch_size: int = 512, prefix: str = ""
+    model: Module, dataset: Part, loss: Loss = ops.cross_entropy, batch_size: int = 512, prefix: str = ""
 ) -> dict[str, float]:
     """Loss and accuracy of ``model`` in evaluation mode on a whole part, as ``{"loss": …, "accuracy": …}``.
 

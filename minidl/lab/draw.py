@@ -1,0 +1,100 @@
+"""Figures. Each takes ``ax=`` and returns Axes; matplotlib is imported when the first one is drawn.
+
+Every line has its own colour, dash and marker, so that it can be told apart in print and by the colour-blind. Where a
+line becomes infinite, NaN, or zero on a logarithmic axis, a cross at the edge says so. No global setting is touched,
+and the background is opaque (labels stay readable in a dark notebook).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["plot_ladder", "plot_ladders"]
+
+# Okabe & Ito's colours for all kinds of colour vision, darkest first, with a dash and a marker each
+STYLES = (
+    ("#000000", "-", "o"),
+    ("#0072B2", "--", "s"),
+    ("#D55E00", "-.", "^"),
+    ("#009E73", ":", "v"),
+    ("#CC79A7", "-", "D"),
+    ("#56B4E9", "--", "P"),
+    ("#E69F00", "-.", "X"),
+    ("#7F7F7F", ":", "<"),
+)
+FLOOR, CEILING = 1e-12, 1e8  # a ladder is drawn inside these; what lies beyond is marked at the edge
+
+
+def plot_ladder(report: Any, ax: Any = None) -> Any:
+    """One network: size of the signal, its spread over inputs, and the gradient, at every hidden layer, on a log scale.
+
+    Args:
+        report: what ``lab.probe`` returned.
+        ax: Axes to draw into; without it a new figure of pyplot.
+    """
+    lines = {
+        "rms of the pre-activation": report.ladder("rms"),
+        "its std over inputs": report.ladder("batch_std"),
+        "rms of the gradient there": report.ladder("delta_rms"),
+    }
+    ax = plot_ladders(lines, ax=ax)
+    ax.set_title(report.title or "Signal and gradient by layer", fontsize=11)
+    ax.legend(frameon=False, fontsize=9)
+    return ax
+
+
+def plot_ladders(ladders: Mapping[str, Sequence[float]], ax: Any = None, limits: Sequence[float] | None = None) -> Any:
+    """Several values per layer, one line each, on a log scale.
+
+    Args:
+        ladders: label -> the values at layers 1, 2, ….
+        ax: Axes to draw into; without it a new figure of pyplot.
+        limits: values that the y axis shall cover besides, for panels that share it.
+    """
+    ax = _axes(ax)
+    low, high = _limits([v for values in ladders.values() for v in values] if limits is None else limits)
+    for (label, values), (colour, dash, marker) in zip(ladders.items(), _styles(len(ladders)), strict=True):
+        layers = range(1, len(values) + 1)
+        inside = [v if low <= v <= high else math.nan for v in values]
+        every = max(1, len(values) // 7)
+        ax.plot(
+            layers, inside, color=colour, linestyle=dash, marker=marker, markevery=every, markersize=4.5, label=label
+        )
+        _mark_lost(ax, values, low, high, colour)
+    ax.set_yscale("log")
+    ax.set_ylim(low / 2, high * 2)
+    ax.set_xlabel("hidden layer")
+    ax.grid(True, which="major", axis="y", color="#DDDDDD", linewidth=0.6)
+    return ax
+
+
+def _mark_lost(ax: Any, values: Sequence[float], low: float, high: float, colour: str) -> None:
+    """A cross where a line leaves the figure: at the top for explosion, at the bottom for vanishing."""
+    lost = [not low <= v <= high for v in values]
+    if not any(lost):
+        return
+    leaving = [i for i, gone in enumerate(lost) if gone and not all(lost[max(i - 1, 0) : i + 2])]
+    layer = (leaving or [0])[0]
+    edge = low if values[layer] < low else high
+    ax.plot([layer + 1], [edge], marker="x", color=colour, markersize=6, markeredgewidth=1.6, clip_on=False)
+
+
+def _limits(values: Sequence[float]) -> tuple[float, float]:
+    """Whole decades around the values, never wider than FLOOR … CEILING."""
+    finite = [v for v in values if math.isfinite(v) and v > 0] or [1.0]
+    low, high = max(min(finite), FLOOR), min(max(finite), CEILING)
+    return 10.0 ** math.floor(math.log10(low)), 10.0 ** math.ceil(math.log10(max(high, low * 10)))
+
+
+def _styles(count: int) -> list[tuple[str, str, str]]:
+    return [STYLES[i % len(STYLES)] for i in range(count)]
+
+
+def _axes(ax: Any) -> Any:
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=(7, 4.2), layout="constrained", facecolor="white")[1]
