@@ -1,4 +1,4 @@
-"""Gradients of gradients against PyTorch's double backward, in float64: gradient penalties and Hessians times vectors."""
+"""Second derivatives against PyTorch in float64: gradient penalties, Hessians times vectors, and higher orders."""
 
 import numpy as np
 import pytest
