@@ -8,6 +8,7 @@ see ``tests/strict``), or cupy. A test that by its nature stays on the host says
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,34 +39,84 @@ def fetch(x: Any) -> np.ndarray:
 
 # ------------------------------------------------------------------- which tests ran on the strict library, which not
 
+#: Whole files that stay on the host, whatever the library under test: (beginning of the name, reason).
+HOST_FILES = [
+    ("test_cli", "the command line"),
+    ("test_cupy_names", "reads the source and the installed CuPy"),
+    ("test_data", "data are read, checked and batched on the host; the training loop moves the batches"),
+    ("test_doctor", "asks about this machine"),
+    ("test_house", "reads source files"),
+    ("test_init", "weights are drawn on the host, then copied: the same bits on every library"),
+    ("test_meanfield", "pure functions of numbers"),
+    ("test_oracle", "compares with PyTorch on the host"),
+    ("test_strict", "tests the strict library itself"),
+    ("test_text", "text for people"),
+    ("test_wheel", "files of the wheel"),
+]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "host(reason): stays on the host by its nature, see tests/conftest.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of the files that stay on the host; one that uses the device all the same still counts as such."""
+    for item in items:
+        for beginning, reason in HOST_FILES:
+            if item.path.name.startswith(beginning) and item.get_closest_marker("host") is None:
+                item.add_marker(pytest.mark.host(reason))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Write down, for the summary, whether the test used the strict library, and if not why."""
+    report = yield
+    if BACKEND == "strict" and call.when == "call":
+        mark = item.get_closest_marker("host")
+        used = "" if item.stash.get(_MADE, 0) else (mark.args[0] if mark else "made no array, and gives no reason")
+        report.user_properties.append(("strict", (mark is not None, used)))  # type: ignore[attr-defined]
+    return report
+
+
+_MADE = pytest.StashKey[int]()
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Note whether the test used arrays of the strict library, and else why it stays on the host."""
+    """Count the arrays of the strict library that a test makes."""
     before = strict.total.made
     try:
         return (yield)
     finally:
-        if BACKEND == "strict":
-            mark = item.get_closest_marker("host")
-            why = mark.args[0] if mark else "made no array of the strict library, and says no reason"
-            item.user_properties.append(("host", "" if strict.total.made > before else why))
+        item.stash[_MADE] = strict.total.made - before
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """The share of tests that ran on the strict library, by file, and the others with their reasons."""
+    """After a strict run: the share of tests that ran and passed on the library, and the others with their reasons."""
     if BACKEND != "strict":
         return
-    files: dict[str, list[str]] = {}
-    for report in terminalreporter.getreports("passed"):
-        if report.when == "call":
-            files.setdefault(report.nodeid.partition("::")[0], []).append(dict(report.user_properties).get("host", ""))
-    everything = [why for reasons in files.values() for why in reasons]
-    on = everything.count("")
+    passed = [r for r in terminalreporter.getreports("passed") if r.when == "call"]
+    failed = [r.nodeid for r in terminalreporter.getreports("failed") + terminalreporter.getreports("error")]
+    skipped = [r.nodeid for r in terminalreporter.getreports("skipped")]
+    notes = [(r.nodeid, *dict(r.user_properties)["strict"]) for r in passed]
+    on = [name for name, marked, used in notes if not used and "test_strict" not in name]
+    idle = [name for name, marked, used in notes if used and not marked]
     terminalreporter.section(f"strict library, in place of CuPy {strict.VERSION}")
-    for name, reasons in sorted(files.items()):
-        terminalreporter.line(f"{name}: {reasons.count('')} of {len(reasons)} passed tests ran on it")
-        for why in sorted(set(reasons) - {""}):
-            terminalreporter.line(f"    {reasons.count(why)} on the host: {why}")
-    share = f" ({100 * on / len(everything):.1f} %)" if everything else ""
-    terminalreporter.line(f"in all: {on} of {len(everything)} passed tests ran on the strict library{share}")
+    for file, n in _grouped(on, "::").items():
+        terminalreporter.line(f"{file}: {n} tests ran on it and passed")
+    for reason in sorted({used for _, marked, used in notes if marked and used}):
+        files = _grouped([name for name, _, used in notes if used == reason], "::")
+        terminalreporter.line(f"on the host, {reason}: " + ", ".join(f"{n} in {file}" for file, n in files.items()))
+    for what, names in (("made no array of it", idle), ("FAILED on it", failed), ("skipped", skipped)):
+        for test, n in _grouped(names, "[").items():
+            terminalreporter.line(f"{what}: {test} ({n})")
+    counted = len(on) + len(idle) + len(failed)
+    share = f" ({100 * len(on) / counted:.1f} %)" if counted else ""
+    terminalreporter.line(
+        f"{len(on)} of {counted} tests that do not stay on the host by nature ran on it and passed{share}"
+    )
+
+
+def _grouped(names: list[str], separator: str) -> dict[str, int]:
+    """How many names begin with what stands before ``separator``, in alphabetical order."""
+    return dict(sorted(Counter(name.partition(separator)[0] for name in names).items()))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import fetch, tensor
+from conftest import DEVICE, fetch, tensor
 from draw import Draw
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -212,6 +212,7 @@ def missing(operation: Op) -> str:
 # -------------------------------------------------------------------------------------------------- the walk over OPS
 
 
+@pytest.mark.host("reads the register of operations")
 @pytest.mark.parametrize("name", sorted(OPS))
 def test_every_operation_has_a_rule_and_an_example(name):
     assert not missing(OPS[name])
@@ -228,7 +229,10 @@ def _examples() -> Iterator[Any]:
 @given(data=st.data())
 def test_derivatives_of_every_operation(operation, example, data):
     draw = Draw.of(data)
-    check(operation, *example(draw), draw.rng)
+    args, static = example(draw)
+    if "device" in static:  # a copy to where everything else is; tests/test_strict.py copies to and fro
+        static = {**static, "device": DEVICE}
+    check(operation, args, static, draw.rng)
 
 
 @pytest.mark.parametrize("name", sorted(name for name, operation in OPS.items() if not operation.differentiable))
@@ -357,10 +361,12 @@ def test_the_check_accepts_the_right_rule():
     check(right, *right.examples[0](draw), draw.rng)
 
 
+@pytest.mark.host("reads the register of operations")
 def test_an_operation_without_a_rule_fails_the_suite():
     assert "no derivative rule" in missing(planted(tanh_forward, example=_vector))
 
 
+@pytest.mark.host("reads the register of operations")
 def test_an_operation_without_an_example_fails_the_suite():
     assert "no example" in missing(planted(tanh_forward, lambda g, y, _x: g * (1 - y * y)))
 
@@ -821,13 +827,16 @@ def test_the_power_zero_has_derivative_zero_also_at_zero():
 # ------------------------------------------------------------------------------------------------------ bad input
 
 
-def bad(words: str, error: type[Exception], call: Callable[[], Any]) -> Any:
-    return pytest.param(call, error, words, id=words[:40])
+def bad(words: str, error: type[Exception], call: Callable[[], Any], marks: Any = ()) -> Any:
+    return pytest.param(call, error, words, id=words[:40], marks=marks)
 
 
 def _t(*shape: int, dtype: str = "float64") -> Tensor:
     return tensor(np.ones(shape, dtype))
 
+
+HOST_SCORES = Tensor(np.ones((2, 3)))
+READ_ON_HOST = "the range of labels is read on the host alone; on a GPU reading would wait"
 
 BAD_INPUT = [
     bad(
@@ -836,12 +845,14 @@ BAD_INPUT = [
     bad(
         r"labels must lie in 0 … 2 for 3 scores; got 0 … 3",
         ValueError,
-        lambda: ops.cross_entropy(_t(2, 3), tensor(np.array([0, 3]))),
+        lambda: ops.cross_entropy(HOST_SCORES, Tensor(np.array([0, 3]))),
+        marks=pytest.mark.host(READ_ON_HOST),
     ),
     bad(
         r"labels must lie in 0 … 2 for 3 scores; got -1 … 0",
         ValueError,
-        lambda: ops.nll(_t(2, 3), tensor(np.array([0, -1]))),
+        lambda: ops.nll(HOST_SCORES, Tensor(np.array([0, -1]))),
+        marks=pytest.mark.host(READ_ON_HOST),
     ),
     bad(
         r"scores \(N, K\) and labels \(N,\).*\(2, 3\) and \(3,\)",

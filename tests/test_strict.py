@@ -71,7 +71,7 @@ def test_picking_one_element_gives_a_0_d_view():
         lambda x, h: xp.clip(x, h, None),
         lambda x, h: xp.add.at(x, slice(0, 2), h),
         lambda x, h: xp.power([1.0, 2.0], 2),
-        lambda x, h: x + [1.0, 2.0],
+        lambda x, h: [1.0, 2.0] * x,
         lambda x, h: xp.sum(h),
         lambda x, h: xp.exp(x, out=h),
         lambda x, h: x + np.array(3.0),
@@ -584,3 +584,12 @@ def test_a_device_number_flows_through_operations_and_the_walk_back_without_wait
 def test_a_host_array_in_an_operation_on_device_tensors_is_named():
     with pytest.raises(TypeError, match="arrays on gpu and cpu"):
         Tensor(on_device(1, 2)) + Tensor(np.ones(2, "float32"))
+
+
+def test_a_gradient_crosses_from_device_to_device():
+    x = Tensor(np.array([1.0, 2.0], "float32"), requires_grad=True)
+    (x.to("gpu") * 3.0).to("cpu").sum().backward()
+    assert type(x.grad) is np.ndarray and x.grad.tolist() == [3, 3]
+    y = Tensor(on_device(1, 2), requires_grad=True)
+    (y.to("cpu") * 3.0).to("gpu").sum().backward()
+    assert type(y.grad) is strict.StrictArray and y.grad.get().tolist() == [3, 3]

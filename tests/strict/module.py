@@ -100,7 +100,7 @@ def _by_method(name: str) -> None:
 
 
 def _by_numpy(name: str, shares: bool = False, waits: bool = False) -> None:
-    """NumPy's function on the wrapped arrays; ``shares``: the result is a view; ``waits``: its shape depends on data."""
+    """NumPy's function on the wrapped arrays; ``shares``: a view; ``waits``: the shape depends on data."""
 
     def run(*args: Any, **options: Any) -> Any:
         if waits:
@@ -315,9 +315,8 @@ class Namespace:
     def _make(self, title: str, name: str, kind: str) -> Any:
         if kind.startswith("ufunc") and hasattr(np, name):
             return Ufunc(name)
-        if title == "cupy" and (
-            name in _HOST_ONLY or (kind == "class" and issubclass(getattr(np, name, int), np.generic))
-        ):
+        is_scalar_type = kind == "class" and issubclass(getattr(np, name, int), np.generic)
+        if title == "cupy" and (name in _HOST_ONLY or is_scalar_type):
             return getattr(np, name)
         run = self._functions.get(name)
         if run is None:
@@ -345,9 +344,9 @@ def _linalg(name: str) -> Callable[..., Any]:
     return run
 
 
-LINALG = Namespace(
-    "cupy.linalg", {name: _linalg(name) for name in ("norm", "qr", "svd", "inv", "solve", "det", "eigh")}
-)
-xp = Namespace(
-    "cupy", {**FUNCTIONS, "linalg": LINALG, "random": Namespace("cupy.random", RANDOM), "ndarray": StrictArray}
-)
+_PARTS = {
+    "linalg": Namespace("cupy.linalg", {name: _linalg(name) for name in "norm qr svd inv solve det eigh".split()}),
+    "random": Namespace("cupy.random", RANDOM),
+    "ndarray": StrictArray,
+}
+xp = Namespace("cupy", FUNCTIONS | _PARTS)

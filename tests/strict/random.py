@@ -25,7 +25,7 @@ class Generator:
 
     def __init__(self, bit_generator: BitGenerator) -> None:
         self.bit_generator = bit_generator
-        own = np.random.SeedSequence(bit_generator._seed_seq.generate_state(1).tolist() + [0xC0])
+        own = np.random.SeedSequence([*bit_generator._seed_seq.generate_state(1).tolist(), 0xC0])
         self._draw = np.random.Generator(np.random.Philox(own))
 
     def random(self, size: Any = None, dtype: Any = np.float64, out: Any = None) -> StrictArray:
