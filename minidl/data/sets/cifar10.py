@@ -120,7 +120,7 @@ FILES = FileSet(
 
 @register("cifar10", FILES)
 def cifar10(root: Path | None = None) -> Parts:
-    """Colour photographs of ten kinds of things, images uint8 (N, 3, 32, 32); as many records as the files hold.
+    """Colour photographs of ten kinds of things, uint8 (N, 3, 32, 32): all records that the files hold.
 
     Args:
         root: the folder ``cifar-10-batches-bin``, or a folder it lies in.

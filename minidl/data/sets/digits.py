@@ -22,7 +22,7 @@ MEAN, STD = 0.305164, 0.376397  # of the 1 200 training images, in units of FULL
 
 @register("digits")
 def digits(root: Path | None = None) -> Parts:
-    """1 200 training and 597 test digits, images uint8 (N, 1, 8, 8) with values 0 … 16.
+    """Handwritten digits of 8 × 8 pixels, 1 200 for training and 597 for the test, uint8 (N, 1, 8, 8), 0 … 16.
 
     The split is fixed and stratified; its indices lie in the file and are printed in ``datasets/digits.md``.
 

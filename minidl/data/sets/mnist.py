@@ -139,7 +139,7 @@ FASHION = FileSet(
 
 @register("mnist", MNIST)
 def mnist(root: Path | None = None) -> Parts:
-    """Handwritten digits, 60 000 for training and 10 000 for the test, images uint8 (N, 1, 28, 28).
+    """Handwritten digits of 28 × 28 pixels, 60 000 for training and 10 000 for the test, uint8 (N, 1, 28, 28).
 
     Args:
         root: a folder that holds the four files, or a folder ``mnist`` (or torchvision's ``MNIST/raw``) with them.

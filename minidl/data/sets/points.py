@@ -21,7 +21,7 @@ Points = Callable[[Labels, np.random.Generator], NDArray[np.float64]]
 def clusters(
     seed: int = 0, classes: int = 10, dims: int = 64, noise: float = 1.5, train: int = 4096, test: int = 1024
 ) -> Parts:
-    """Gaussian clusters in ``dims`` dimensions: ``x = c_k + noise · z``, centres ``c_k ~ N(0, I)``, ``z ~ N(0, I)``.
+    """Gaussian clusters in many dimensions: ``x = c_k + noise · z``, centres ``c_k ~ N(0, I)``, ``z ~ N(0, I)``.
 
     With the defaults two centres lie about √128 = 11.3 apart, 7.5 standard deviations of the noise: the nearest
     centre is the right one for more than 99.9 % of the points.
@@ -47,7 +47,7 @@ def clusters(
 def spirals(
     seed: int = 0, classes: int = 3, turns: float = 0.75, noise: float = 0.2, train: int = 1536, test: int = 768
 ) -> Parts:
-    """Spiral arms: ``x = t (cos φ, sin φ)``, ``φ = 2π (k / K + turns · t) + noise · z``, t uniform in [0, 1].
+    """Spiral arms in the plane: ``x = t (cos φ, sin φ)``, ``φ = 2π (k/K + turns · t) + noise · z``, t in [0, 1].
 
     Args:
         seed: names the points.
