@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from minidl import gpu
 from minidl.text import unknown
 
 __all__ = [
@@ -144,17 +145,24 @@ def _library_on(device: str) -> Library:
 
 
 def _cupy_library() -> Library:
-    """CuPy, imported now and not before: the import takes about a second."""
+    """CuPy, imported now and not before: the import takes about a second.
+
+    Raises:
+        MissingCapability: it says which of the three is missing, CuPy, the driver or a GPU.
+    """
     if importlib.util.find_spec("cupy") is None:
-        raise MissingCapability(
-            "CuPy is not installed, so there is no GPU backend. Install the wheel for your CUDA driver: "
-            "pip install cupy-cuda12x (driver for CUDA 12) or pip install cupy-cuda13x (CUDA 13)."
-        )
+        cuda = gpu.driver_cuda_version()
+        driver = "no NVIDIA driver was found" if cuda is None else f"the NVIDIA driver serves CUDA {cuda[0]}.{cuda[1]}"
+        raise MissingCapability(f"CuPy is not installed; {driver}. {gpu.advice(cuda)}")
     import cupy
 
     if not cupy.cuda.is_available():
+        cuda = gpu.driver_cuda_version()
+        if cuda is None:
+            raise MissingCapability(f"CuPy is installed, but no NVIDIA driver was found. {gpu.advice(None)}")
         raise MissingCapability(
-            f"CuPy {cupy.__version__} is installed, but it finds no usable GPU or driver. "
-            "Run `python -m minidl doctor` to see which is missing, or stay on the CPU."
+            f"CuPy {cupy.__version__} and an NVIDIA driver for CUDA {cuda[0]}.{cuda[1]} are installed, but they find "
+            "no GPU they can use: there is none, it is hidden (CUDA_VISIBLE_DEVICES), or the wheel does not fit the "
+            f"driver. {gpu.advice(cuda)}"
         )
     return Library("cupy", "gpu", cupy.ndarray, cupy, cupy.asarray, cupy.asnumpy)

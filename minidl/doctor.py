@@ -4,13 +4,8 @@ Standard library only; NumPy, matplotlib and CuPy are looked for and imported in
 works on a machine where none of them is installed yet.
 """
 
-import ctypes
-import ctypes.util
 import importlib.metadata
 import os
-import re
-import shutil
-import subprocess
 import sys
 import tempfile
 import textwrap
@@ -19,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from minidl import files, text
+from minidl import files, gpu, text
 
 __all__ = ["Check", "examine", "report", "worst"]
 
@@ -138,7 +133,7 @@ def blas() -> Check:
 def cupy() -> Check:
     """Is there a GPU, its driver, and the CuPy that fits it? Without one everything still runs, on the CPU."""
     wheels = [name for name in CUPY_WHEELS if _version(name)]
-    cuda = driver_cuda_version()
+    cuda = gpu.driver_cuda_version()
     if len(wheels) > 1:
         advice = f"They overwrite each other: python -m pip uninstall {' '.join(wheels)}, then install one of them."
         return Check("CuPy", "warn", f"{len(wheels)} CuPy packages are installed ({', '.join(wheels)})", advice)
@@ -147,7 +142,7 @@ def cupy() -> Check:
         return Check("CuPy", "warn", found, "minidl computes on the CPU; a GPU is optional.")
     driver = f"NVIDIA driver for CUDA {cuda[0]}.{cuda[1]}"
     if not wheels:
-        return Check("CuPy", "warn", f"{driver}, but CuPy is not installed", _cupy_advice(cuda))
+        return Check("CuPy", "warn", f"{driver}, but CuPy is not installed", gpu.advice(cuda))
     return _cupy_answer(wheels[0], driver, cuda)
 
 
@@ -158,43 +153,8 @@ def _cupy_answer(wheel: str, driver: str, cuda: tuple[int, int]) -> Check:
         count = cupy.cuda.runtime.getDeviceCount()
     except Exception as error:  # a broken GPU set-up raises anything, from ImportError to CUDARuntimeError
         reason = " ".join(str(error).split())[:120]
-        return Check("CuPy", "warn", f"{driver}, but {wheel} does not work with it ({reason})", _cupy_advice(cuda))
+        return Check("CuPy", "warn", f"{driver}, but {wheel} does not work with it ({reason})", gpu.advice(cuda))
     return Check("CuPy", "ok", f"{wheel} {_version(wheel)}, {driver}, {count} GPU{'s' * (count != 1)}")
-
-
-def _cupy_advice(cuda: tuple[int, int]) -> str:
-    if cuda[0] < 12:
-        return "CuPy needs a driver for CUDA 12 or newer: update the NVIDIA driver."
-    line = "cupy-cuda12x" if cuda[0] == 12 else "cupy-cuda13x"
-    return f'To compute on the GPU: python -m pip install "{line}[ctk]"'
-
-
-def driver_cuda_version() -> tuple[int, int] | None:
-    """The newest CUDA (major, minor) that the installed NVIDIA driver serves; None without a driver."""
-    return _version_from_library() or _version_from_nvidia_smi()
-
-
-def _version_from_library() -> tuple[int, int] | None:
-    name = "nvcuda.dll" if sys.platform == "win32" else ctypes.util.find_library("cuda") or "libcuda.so.1"
-    number = ctypes.c_int()
-    try:
-        if ctypes.CDLL(name).cuDriverGetVersion(ctypes.byref(number)) != 0:
-            return None
-    except (OSError, AttributeError):
-        return None
-    return (number.value // 1000, number.value % 1000 // 10) if number.value else None
-
-
-def _version_from_nvidia_smi() -> tuple[int, int] | None:
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
-    try:
-        answer = subprocess.run([program], capture_output=True, timeout=10, check=True, text=True, errors="replace")
-    except (OSError, subprocess.SubprocessError):
-        return None
-    match = re.search(r"CUDA Version:\s*(\d+)\.(\d+)", answer.stdout)
-    return (int(match[1]), int(match[2])) if match else None
 
 
 def matplotlib() -> Check:

@@ -9,6 +9,7 @@ import pytest
 from test_cli import minidl
 
 from minidl import doctor, text
+from minidl import gpu as driver
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def gpu(monkeypatch):
     """A function that pretends: the driver's CUDA version, the installed CuPy packages, what importing CuPy gives."""
 
     def pretend(cuda, wheels=(), module=None):
-        monkeypatch.setattr(doctor, "driver_cuda_version", lambda: cuda)
+        monkeypatch.setattr(driver, "driver_cuda_version", lambda: cuda)
         monkeypatch.setattr(doctor, "_version", lambda name: "14.2.0" if name in wheels else None)
         monkeypatch.setitem(sys.modules, "cupy", module)
         return doctor.cupy()
@@ -156,10 +157,10 @@ def test_a_cupy_that_does_not_reach_the_gpu_is_a_warning_with_its_reason(gpu):
 
 def test_the_driver_is_read_from_nvidia_smi_where_its_library_is_not_found(monkeypatch):
     answer = subprocess.CompletedProcess([], 0, stdout="| NVIDIA-SMI 550.54  CUDA Version: 12.4  |")
-    monkeypatch.setattr(doctor, "_version_from_library", lambda: None)
-    monkeypatch.setattr(doctor.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    monkeypatch.setattr(driver, "_version_from_library", lambda: None)
+    monkeypatch.setattr(driver.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
     monkeypatch.setattr(doctor.subprocess, "run", lambda *a, **k: answer)
-    assert doctor.driver_cuda_version() == (12, 4)
+    assert driver.driver_cuda_version() == (12, 4)
 
 
 def test_the_driver_is_read_from_its_library(monkeypatch):
@@ -167,8 +168,8 @@ def test_the_driver_is_read_from_its_library(monkeypatch):
         pointer._obj.value = 13010
         return 0
 
-    monkeypatch.setattr(doctor.ctypes, "CDLL", lambda name: SimpleNamespace(cuDriverGetVersion=version))
-    assert doctor.driver_cuda_version() == (13, 1)
+    monkeypatch.setattr(driver.ctypes, "CDLL", lambda name: SimpleNamespace(cuDriverGetVersion=version))
+    assert driver.driver_cuda_version() == (13, 1)
 
 
 def test_results_that_cannot_be_written_fail(tmp_path):
