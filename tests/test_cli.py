@@ -90,7 +90,7 @@ def test_a_backend_that_is_not_there_ends_with_3_and_one_message(command, capsys
     assert cli.main([command, "--backend", "cupy"]) == 3
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "--backend cupy is not available" in captured.err
+    assert "CuPy is not installed" in captured.err
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ def test_the_driver_is_read_from_nvidia_smi_where_its_library_is_not_found(monke
     answer = subprocess.CompletedProcess([], 0, stdout="| NVIDIA-SMI 550.54  CUDA Version: 12.4  |")
     monkeypatch.setattr(driver, "_version_from_library", lambda: None)
     monkeypatch.setattr(driver.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
-    monkeypatch.setattr(doctor.subprocess, "run", lambda *a, **k: answer)
+    monkeypatch.setattr(driver.subprocess, "run", lambda *a, **k: answer)
     assert driver.driver_cuda_version() == (12, 4)
 
 
