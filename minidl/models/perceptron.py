@@ -43,7 +43,8 @@ def mlp(
     """
     if len(sizes) < 2:
         raise ValueError(f"an mlp needs at least the number of inputs and of outputs; got sizes={list(sizes)}")
-    nn.activation(activation)  # a misspelt name is reported before anything is drawn
+    kind: Any = nn.activation(activation)  # a misspelt name is reported before anything is drawn
+    activation = kind.function.__name__  # "ReLU" means "relu": same names, same scheme
     layers: dict[str, nn.Module] = {"flatten": nn.Flatten()}
     for i, (width_in, width) in enumerate(pairwise(sizes[:-1]), start=1):
         doubled = 2 if activation == "crelu" and i > 1 else 1
