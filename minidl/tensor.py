@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar, o
 
 import numpy as np
 
-from minidl.backend import Array, array_module, device_of, library_of, to_host
+from minidl.backend import Array, array_module, device_of, library_of, to_device, to_host
 
 __all__ = ["OPS", "Handle", "Op", "Tensor", "grad", "hvp", "no_grad", "op"]
 
@@ -463,7 +463,7 @@ class Op(Generic[P, R]):
             args, static = self._bind(args, static)  # type: ignore[assignment]
         parents: list[Any] = []
         arrays: list[Any] = []
-        tensors = tracked = scalars = False
+        tensors = tracked = scalars = lists = False
         for a in args:
             parent = None
             if isinstance(a, Tensor):
@@ -474,9 +474,11 @@ class Op(Generic[P, R]):
             elif isinstance(a, np.generic):
                 scalars = True
             elif isinstance(a, (list, tuple)):
-                a = _as_array(a)
+                a, lists = _as_array(a), True
             parents.append(parent)
             arrays.append(a)
+        if lists and tensors:
+            arrays = _lists_moved(args, arrays)
         if scalars:
             arrays = _scalars_resolved(arrays)
         precision = _common_precision(self.name, arrays) if tensors and len(arrays) > 1 else None
@@ -569,6 +571,12 @@ def _scalars_resolved(arrays: list[Any]) -> list[Any]:
     """
     beside = any(hasattr(a, "shape") and not isinstance(a, np.generic) for a in arrays)
     return [(a.item() if beside else np.asarray(a)) if isinstance(a, np.generic) else a for a in arrays]
+
+
+def _lists_moved(args: Sequence[Any], arrays: list[Any]) -> list[Any]:
+    """The arrays made of lists on the device of the (first) tensor beside them."""
+    device = next(a.device for a in args if isinstance(a, Tensor))
+    return [to_device(x, device) if isinstance(a, (list, tuple)) else x for a, x in zip(args, arrays, strict=True)]
 
 
 def _common_precision(name: str, arrays: list[Any]) -> Any:

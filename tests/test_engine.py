@@ -47,23 +47,27 @@ def batch(seed: int = 0, n: int = 16) -> tuple[Tensor, Tensor]:
 # ------------------------------------------------------------------------------------------------ what a tensor holds
 
 
+@pytest.mark.host("what a list becomes")
 def test_lists_and_numbers_become_float32_and_whole_numbers_int64():
     assert Tensor([1.0, 2.0]).dtype == Tensor(0.5).dtype == np.float32
     assert Tensor([1, 2]).dtype == Tensor(3).dtype == np.int64
     assert Tensor([True, False]).dtype == np.bool_
 
 
+@pytest.mark.host("what a host array becomes")
 def test_an_array_is_kept_as_it_is():
     array = np.arange(3.0)
     assert Tensor(array).data is array
 
 
+@pytest.mark.host("what a list becomes")
 @pytest.mark.parametrize("data", [["a", "b"], "text", None, [1, None], {"a": 1}, [1j]])
 def test_what_is_no_array_of_numbers_is_refused(data):
     with pytest.raises((TypeError, ValueError)):
         Tensor(data)
 
 
+@pytest.mark.host("what a list becomes")
 def test_integers_have_no_gradient():
     with pytest.raises(TypeError, match="only floating-point tensors have gradients; this one is int64"):
         Tensor([1, 2], requires_grad=True)
@@ -270,6 +274,7 @@ def test_a_rule_that_returns_nothing_is_an_error():
         broken(leaf([1.0])).sum().backward()
 
 
+@pytest.mark.host("reads the register of operations")
 def test_a_wrong_number_of_rules_is_refused_when_they_are_given():
     with pytest.raises(TypeError, match="takes 2 arrays but was given 1 derivative rules"):
         Op(lambda a, b: a * b, True, False).derivative(lambda g, _y, _a, _b: g)
@@ -692,6 +697,7 @@ t.join()
 """
 
 
+@pytest.mark.host("runs in a Python of its own")
 @pytest.mark.parametrize("depth", [10_000, 100_000])
 def test_a_deep_graph_goes_forward_back_and_away(depth):
     done = subprocess.run(
@@ -715,7 +721,7 @@ def test_a_copied_model_is_independent_and_computes_the_same():
 def test_a_shared_parameter_stays_shared_in_a_copy():
     a, b = nn.Linear(3, 3), nn.Linear(3, 3)
     b.weight = a.weight
-    twin = copy.deepcopy(nn.Sequential(a, b))
+    twin = copy.deepcopy(nn.Sequential(a, b).to(DEVICE))
     assert twin[0].weight is twin[1].weight and twin[0].weight is not a.weight
 
 
@@ -824,12 +830,14 @@ def test_lists_beside_a_tensor_are_arrays():
     assert equal(ops.add(tensor(np.ones(2, "float32")), [1.0, 2.0]), [2, 3])
 
 
+@pytest.mark.host("reads the register of operations")
 def test_every_operation_but_the_odd_ones_is_a_method():
     for name in ("tanh", "sum", "softmax", "matmul", "conv2d", "cross_entropy", "reshape"):
         assert callable(getattr(Tensor, name))
     assert not hasattr(Tensor, "scatter_add")
 
 
+@pytest.mark.host("reads the register of operations")
 def test_a_name_can_be_taken_once():
     from minidl.tensor import op
 
