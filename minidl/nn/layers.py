@@ -35,10 +35,7 @@ class Sequential(Module):
     """Modules one after the other: ``Sequential(a, b)`` names them "0", "1"; ``Sequential(conv=a, act=b)`` as given."""
 
     def __init__(self, *modules: Module, **named: Module) -> None:
-        for name, module in {**{str(i): m for i, m in enumerate(modules)}, **named}.items():
-            if not isinstance(module, Module):
-                raise TypeError(f"Sequential holds modules; {name} is a {type(module).__name__}")
-            setattr(self, name, module)
+        _hold(self, modules, named)
 
     def forward(self, x: Any) -> Any:
         """The last module's output."""
@@ -60,12 +57,19 @@ class Concat(Module):
     """The same input through several branches, their outputs joined along the channel axis: an inception block."""
 
     def __init__(self, *branches: Module, **named: Module) -> None:
-        for name, branch in {**{str(i): m for i, m in enumerate(branches)}, **named}.items():
-            setattr(self, name, branch)
+        _hold(self, branches, named)
 
     def forward(self, x: Any) -> Any:
         """(N, C, ...) -> (N, ΣCᵢ, ...)."""
         return ops.concat([branch(x) for _, branch in self.named_children()], axis=1)
+
+
+def _hold(container: Module, modules: tuple[Module, ...], named: dict[str, Module]) -> None:
+    """Make ``modules`` attributes "0", "1", … of ``container``, and ``named`` ones by their names."""
+    for name, module in {**{str(i): m for i, m in enumerate(modules)}, **named}.items():
+        if not isinstance(module, Module):
+            raise TypeError(f"{type(container).__name__} holds modules; {name} is a {type(module).__name__}")
+        setattr(container, name, module)
 
 
 class Residual(Module):

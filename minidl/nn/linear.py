@@ -236,9 +236,15 @@ def _describe_conv(layer: Conv2d | ConvTranspose2d) -> str:
         "padding_mode": "zeros",
     }
     changed = [
-        f", {name}={getattr(layer, name)}" for name, value in usual.items() if getattr(layer, name, value) != value
+        f", {name}={_short(getattr(layer, name))}"
+        for name, value in usual.items()
+        if getattr(layer, name, value) != value
     ]
     return f"{layer.in_channels} -> {layer.out_channels}, {kh}x{kw}{''.join(changed)}{_scheme(layer)}"
+
+
+def _short(value: Any) -> Any:
+    return value[0] if isinstance(value, tuple) and value[0] == value[1] else value
 
 
 def _scheme(layer: Weighted) -> str:

@@ -116,15 +116,14 @@ class Module:
         if missing or extra:
             raise ValueError(f"state does not fit {type(self).__name__}: missing {missing}, unknown {extra}")
         for path, value in own.items():
-            if tuple(state[path].shape) != tuple(value.shape):
-                raise ValueError(f"{path}: state has shape {tuple(state[path].shape)}, the model {tuple(value.shape)}")
+            if np.shape(state[path]) != tuple(value.shape):
+                raise ValueError(f"{path}: state has shape {np.shape(state[path])}, the model {tuple(value.shape)}")
+        values = {path: _like(state[path], Tensor(value).data) for path, value in own.items()}
+        for path, parameter in self.named_parameters():
+            parameter.data = values[path]
         for path, module in self.named_modules():
-            for name, parameter in _members(vars(module), Parameter):
-                parameter.data = (
-                    _like(state[_join(path, name)], parameter.data) if _join(path, name) in state else parameter.data
-                )
             for name in vars(module).get("_buffer_names", ()):
-                setattr(module, name, _like(state[_join(path, name)], getattr(module, name)))
+                setattr(module, name, values[_join(path, name)])
 
     def to(self, target: str) -> Self:
         """Move everything to a device ("cpu", "gpu") or into a dtype ("float32", "float64"), in place; returns self."""

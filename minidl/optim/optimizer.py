@@ -81,12 +81,12 @@ class Optimizer:
 
     def snapshot(self) -> Any:
         """The memory as it is now, copied on its own device; ``restore`` goes back to it."""
-        state = [{k: v.copy() if hasattr(v, "shape") else v for k, v in s.items()} for s in self.state]
-        return state, self.lr_factor
+        return _copied(self.state), self.lr_factor
 
     def restore(self, snapshot: Any) -> None:
         """Go back to a ``snapshot``."""
-        self.state, self.lr_factor = snapshot
+        state, self.lr_factor = snapshot
+        self.state = _copied(state)  # steps change the memory in place, and the snapshot may serve again
 
     def state_dict(self) -> dict[str, Any]:
         """Settings and memory as plain numbers and NumPy arrays; ``load_state_dict`` continues exactly from there."""
@@ -115,6 +115,10 @@ class Optimizer:
         for group, settings in zip(self.groups, saved["groups"], strict=True):
             group.update(settings)
         self.state, self.lr_factor = states, saved["lr_factor"]
+
+
+def _copied(state: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v.copy() if hasattr(v, "shape") else v for k, v in entries.items()} for entries in state]
 
 
 class SGD(Optimizer):
