@@ -104,6 +104,11 @@ class Tensor:
         self._wants_grad = value
 
     @property
+    def is_leaf(self) -> bool:
+        """Whether no recorded operation made this tensor."""
+        return self._node is None
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Length of every axis."""
         return tuple(self._data.shape)

@@ -24,7 +24,7 @@ class Optimizer:
 
     Raises:
         ValueError: no parameters, one listed twice, or a learning rate that is not positive.
-        TypeError: something else than tensors that require gradients.
+        TypeError: something else than leaf tensors that require gradients.
     """
 
     def __init__(self, params: Iterable[Any], **defaults: Any) -> None:
@@ -54,6 +54,8 @@ class Optimizer:
         for p in parameters:
             if not isinstance(p, Tensor) or not p.requires_grad:
                 raise TypeError(f"an optimizer changes tensors that require gradients; got {type(p).__name__}")
+            if not p.is_leaf:
+                raise TypeError(f"an optimizer changes leaves; a tensor of shape {p.shape} is an operation's result")
         if len({id(p) for p in parameters}) < len(parameters):
             raise ValueError("a parameter is listed twice; it would be changed twice in one step")
         for group in self.groups:
