@@ -16,9 +16,11 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from minidl import ops
+from minidl.tensor import Tensor, grad
 from minidl.text import unknown
 
-__all__ = ["ACTIVATIONS", "Activation", "Moments", "activation_name", "gaussian_mean", "gaussian_moments", "resolve"]
+__all__ = ["ACTIVATIONS", "Moments", "activation_name", "gaussian_mean", "gaussian_moments", "resolve"]
 
 Values: TypeAlias = NDArray[np.float64]
 Function: TypeAlias = Callable[..., Any]
@@ -46,80 +48,10 @@ class Moments(NamedTuple):
         return self.square - self.mean**2
 
 
-class Activation(NamedTuple):
-    """An activation φ and its derivative φ', both on float64 arrays. Both take φ's own parameters as keywords."""
-
-    value: Function
-    slope: Function
-
-
-def _erf(x: Values) -> Values:
-    values: Values = np.vectorize(math.erf, otypes=[float])(x)
-    return values
-
-
-def _sigmoid(x: Values) -> Values:
-    return 0.5 * (1.0 + np.tanh(0.5 * x))  # no overflow, whatever x
-
-
-def _sigmoid_slope(x: Values) -> Values:
-    s = _sigmoid(x)
-    return s * (1.0 - s)
-
-
-def _normal_cdf(x: Values) -> Values:
-    return 0.5 * (1.0 + _erf(x / math.sqrt(2.0)))
-
-
-def _normal_density(x: Values) -> Values:
-    return np.exp(-0.5 * x**2) / math.sqrt(2.0 * math.pi)
-
-
-def _leaky_relu(x: Values, negative_slope: float = 0.01) -> Values:
-    return np.where(x > 0, x, negative_slope * x)
-
-
-def _leaky_relu_slope(x: Values, negative_slope: float = 0.01) -> Values:
-    return np.where(x > 0, 1.0, negative_slope)
-
-
-def _elu(x: Values, alpha: float = 1.0) -> Values:
-    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0.0)))
-
-
-def _elu_slope(x: Values, alpha: float = 1.0) -> Values:
-    return np.where(x > 0, 1.0, alpha * np.exp(np.minimum(x, 0.0)))
-
-
-# The two constants make (mean 0, variance 1) a fixed point (Klambauer et al. 2017).
-_SELU_ALPHA = 1.6732632423543772
-_SELU_SCALE = 1.0507009873554805
-
-#: The activations known by name. At a kink the value of the slope does not matter: see ``gaussian_moments``.
-ACTIVATIONS: dict[str, Activation] = {
-    "linear": Activation(lambda x: x, np.ones_like),
-    "relu": Activation(lambda x: np.maximum(x, 0.0), lambda x: np.where(x > 0, 1.0, 0.0)),
-    "leaky_relu": Activation(_leaky_relu, _leaky_relu_slope),
-    "elu": Activation(_elu, _elu_slope),
-    "selu": Activation(
-        lambda x: _SELU_SCALE * _elu(x, _SELU_ALPHA),
-        lambda x: _SELU_SCALE * _elu_slope(x, _SELU_ALPHA),
-    ),
-    "gelu": Activation(
-        lambda x: x * _normal_cdf(x),
-        lambda x: _normal_cdf(x) + x * _normal_density(x),
-    ),
-    "silu": Activation(
-        lambda x: x * _sigmoid(x),
-        lambda x: _sigmoid(x) + x * _sigmoid_slope(x),
-    ),
-    "tanh": Activation(lambda x: np.tanh(x), lambda x: 1.0 - np.tanh(x) ** 2),
-    "sigmoid": Activation(_sigmoid, _sigmoid_slope),
-    "softplus": Activation(lambda x: np.logaddexp(0.0, x), _sigmoid),
-    "softsign": Activation(lambda x: x / (1.0 + np.abs(x)), lambda x: 1.0 / (1.0 + np.abs(x)) ** 2),
-    "hard_tanh": Activation(lambda x: np.clip(x, -1.0, 1.0), lambda x: np.where(np.abs(x) < 1, 1.0, 0.0)),
-    "erf": Activation(_erf, lambda x: 2.0 / math.sqrt(math.pi) * np.exp(-(x**2))),
-}
+#: The elementwise activations of ``ops`` by name, and "linear".
+ACTIVATIONS: dict[str, Function] = {
+    function.__name__: function for name, function in ops.ACTIVATIONS.items() if name != "CReLU"
+} | {"linear": ops.identity}
 
 
 def gaussian_mean(f: Function, q: float = 1.0) -> float:
@@ -142,9 +74,9 @@ def gaussian_mean(f: Function, q: float = 1.0) -> float:
 def gaussian_moments(f: str | Function, q: float = 1.0, **params: Any) -> Moments:
     """``(E φ, E φ², E φ'²)`` of any activation φ at ``z = √q ξ``, ``ξ ~ N(0, 1)``.
 
-    The derivative is analytic for a known name and a difference quotient for any other callable. Either way its square
-    is averaged over a point just left and one just right of each grid point: ReLU has its kink *on* the grid point 0,
-    where no single value of the slope gives the right ``E φ'² = 1/2``.
+    The derivative is that of the operation for a known name, and a difference quotient for any other callable. Either
+    way its square is averaged over a point just left and one just right of each grid point: ReLU has its kink *on* the
+    grid point 0, where no single value of the slope gives the right ``E φ'² = 1/2``.
 
     Args:
         f: the name of an activation ("relu"), or any elementwise function of an array.
@@ -166,8 +98,8 @@ def gaussian_moments(f: str | Function, q: float = 1.0, **params: Any) -> Moment
     return Moments(_average(phi), _average(phi**2), _average(slope_square(z, _STEP * (math.sqrt(q) or 1.0))))
 
 
-def resolve(f: str | Function) -> Activation | Function:
-    """What ``f`` means: the ``Activation`` of a known name, or ``f`` itself when it is a callable.
+def resolve(f: str | Function) -> Function:
+    """The function that ``f`` means: that of a known name, or ``f`` itself.
 
     Raises:
         ValueError: an unknown name; the message suggests the nearest.
@@ -189,13 +121,17 @@ def activation_name(f: str | Function) -> str:
 
 def _with_params(f: str | Function, params: dict[str, Any]) -> tuple[Function, Callable[[Values, float], Values]]:
     """φ with its parameters filled in, and ``(z, step) -> φ'(z)²`` averaged over the two sides of ``z``."""
-    activation = resolve(f)
-    if not isinstance(activation, Activation):
-        phi = _filled(activation, f, params)
+    phi = _filled(resolve(f), f, params)
+    if not isinstance(f, str):
         return phi, lambda z, step: _quotient_square(phi, z, step)
-    value = _filled(activation.value, f, params)  # this refuses a wrong parameter
-    slope = functools.partial(activation.slope, **params)
-    return value, lambda z, step: 0.5 * (slope(z - step) ** 2 + slope(z + step) ** 2)
+    return phi, lambda z, step: 0.5 * (_slope(phi, z - step) ** 2 + _slope(phi, z + step) ** 2)
+
+
+def _slope(phi: Function, z: Values) -> Values:
+    """``φ'(z)`` by the operation's own derivative rule."""
+    x = Tensor(z, requires_grad=True)
+    slope: Values = grad(phi(x).sum(), x).numpy()
+    return slope
 
 
 def _filled(function: Function, f: str | Function, params: dict[str, Any]) -> Function:

@@ -74,7 +74,7 @@ def test_sigmoid_is_a_tanh_of_half_the_input():
 @pytest.mark.parametrize("name", ACTIVATIONS)
 @pytest.mark.parametrize("q", [0.3, 1.0, 7.0])
 def test_the_analytic_slope_of_every_name_agrees_with_its_difference_quotient(name, q):
-    by_name, by_quotient = gaussian_moments(name, q), gaussian_moments(ACTIVATIONS[name].value, q)
+    by_name, by_quotient = gaussian_moments(name, q), gaussian_moments(ACTIVATIONS[name], q)
     assert by_name.slope_square == pytest.approx(by_quotient.slope_square, rel=1e-6)
 
 
