@@ -4,7 +4,7 @@
 PYTHON ?= python3
 JOBS ?= 2
 
-.PHONY: run test oracle clean
+.PHONY: run test strict names oracle clean
 
 run: .venv/run.stamp
 	.venv/bin/python -m minidl compare $(ARGS)
@@ -17,13 +17,23 @@ test: .venv/test.stamp
 	.venv/bin/python -m mypy
 	.venv/bin/python -m pytest -n $(JOBS) $(ARGS)
 
+# The same tests on an array library as strict as CuPy, which needs no GPU: docs/backends.md
+strict: export OMP_NUM_THREADS = 1
+strict: export MINIDL_TEST_BACKEND = strict
+strict: .venv/test.stamp
+	.venv/bin/python -m pytest -n $(JOBS) $(ARGS)
+
+# The names that minidl uses of CuPy, against CuPy itself: it imports without a GPU.
+names: .venv-cupy/names.stamp
+	.venv-cupy/bin/python -m pytest tests/test_cupy_names.py $(ARGS)
+
 # The comparison with PyTorch, in an environment of its own: minidl itself never needs torch.
 oracle: export OMP_NUM_THREADS = 1
 oracle: .venv-oracle/oracle.stamp
 	.venv-oracle/bin/python -m pytest -n $(JOBS) -m oracle $(ARGS)
 
 clean:
-	rm -rf .venv .venv-oracle build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oracle .venv-cupy build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/run.stamp: pyproject.toml | .venv/bin/python
@@ -39,7 +49,12 @@ clean:
 	.venv-oracle/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[test]"
 	touch $@
 
-.venv/bin/python .venv-oracle/bin/python:
+.venv-cupy/names.stamp: pyproject.toml | .venv-cupy/bin/python
+	.venv-cupy/bin/python -m pip install --quiet --disable-pip-version-check "cupy-cuda12x==14.2.*"
+	.venv-cupy/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[test]"
+	touch $@
+
+.venv/bin/python .venv-oracle/bin/python .venv-cupy/bin/python:
 	@command -v $(PYTHON) >/dev/null || { \
 	  echo "minidl needs Python 3.11 or newer, and there is no $(PYTHON) here."; \
 	  echo "Install Python, or say where it is: make PYTHON=/path/to/python3"; exit 1; }
