@@ -88,6 +88,7 @@ LAYER: dict[str, Made] = {
 every_layer = pytest.mark.parametrize("name", LAYER)
 
 
+@pytest.mark.host("finds members, holds no array of its own")
 def test_the_walk_covers_every_layer_there_is():
     walked = {type(make()).__name__ for make, _, _ in LAYER.values()}
     public = {
@@ -138,9 +139,10 @@ def test_the_state_of_a_layer_survives_a_round_trip(name):
     assert np.array_equal(fetch(first.eval()(x)), fetch(second.eval()(x)))
 
 
+@pytest.mark.host("prints")
 @every_layer
 def test_a_layer_prints_in_ascii_and_short(name):
-    text = repr(LAYER[name][0]())
+    text = repr(placed(LAYER[name][0]()))
     assert text.isascii() and "object at" not in text and max(map(len, text.splitlines())) <= 100
 
 
@@ -159,6 +161,7 @@ def test_a_copy_of_a_layer_computes_the_same_and_is_independent(name):
 # ---------------------------------------------------------------------------------------------------- what is found
 
 
+@pytest.mark.host("finds members, holds no array of its own")
 def test_parameters_are_found_under_their_dotted_attribute_paths():
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -190,6 +193,7 @@ def test_parameters_are_found_under_their_dotted_attribute_paths():
     ]
 
 
+@pytest.mark.host("finds members, holds no array of its own")
 def test_a_shared_layer_is_found_once():
     shared = nn.Linear(2, 2)
     model = nn.Sequential(shared, nn.Tanh(), shared)
@@ -219,11 +223,13 @@ def test_a_students_block_trains():
     assert fetch(block.scale.grad).shape == (1,) and np.all(fetch(block.linear.weight.grad) == 0)
 
 
+@pytest.mark.host("finds members, holds no array of its own")
 def test_a_module_without_forward_says_so():
     with pytest.raises(NotImplementedError, match=r"Empty has no forward\(self, x\)"):
         type("Empty", (nn.Module,), {})()(1)
 
 
+@pytest.mark.host("what a list becomes")
 def test_a_parameter_is_a_leaf_that_wants_a_gradient():
     assert nn.Parameter([1.0, 2.0]).requires_grad
     with pytest.raises(TypeError, match="only floating-point tensors have gradients"):
@@ -254,7 +260,7 @@ def test_a_buffer_of_ones_own_moves_and_is_saved():
         def __init__(self) -> None:
             self.register_buffer("seen", np.zeros(1, "float32"))
 
-    model = nn.Sequential(Counter()).to("float64")
+    model = nn.Sequential(Counter()).to(DEVICE).to("float64")
     assert list(model.state_dict()) == ["0.seen"] and model[0].seen.dtype == np.float64
 
 
@@ -300,6 +306,7 @@ def test_zero_grad_forgets_the_gradients():
     assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.host("finds members, holds no array of its own")
 def test_train_and_eval_reach_every_module_and_return_the_model():
     model = nn.Sequential(nn.Residual(nn.Sequential(nn.Dropout(), nn.Linear(2, 2))))
     assert model.eval() is model and not any(m.training for _, m in model.named_modules())
@@ -337,6 +344,7 @@ def test_sequential_applies_one_after_the_other():
     assert [path for path, _ in model.named_children()] == ["0", "act"]
 
 
+@pytest.mark.host("finds members, holds no array of its own")
 @pytest.mark.parametrize("container", [nn.Sequential, nn.Concat])
 def test_a_container_holds_modules_only(container):
     with pytest.raises(TypeError, match=f"{container.__name__} holds modules; 1 is a function"):
@@ -481,6 +489,7 @@ def test_layers_built_alone_never_share_a_draw():
     assert not np.array_equal(fetch(nn.Linear(4, 4).weight), fetch(nn.Linear(4, 4).weight))
 
 
+@pytest.mark.host("refused before there is an array")
 @pytest.mark.parametrize("p", [-0.1, 1.0, 1.5])
 def test_a_dropout_probability_out_of_range_is_refused(p):
     with pytest.raises(ValueError, match=r"must be in \[0, 1\)"):
@@ -520,6 +529,7 @@ def test_weight_norm_does_not_depend_on_the_length_of_v_and_scales_with_the_gain
     assert normed.gain.size == normed.weight.shape[axis]
 
 
+@pytest.mark.host("refused before there is an array")
 def test_weight_norm_wraps_weighted_layers_only():
     with pytest.raises(TypeError, match="wraps a Linear, Conv2d or ConvTranspose2d; got Tanh"):
         nn.WeightNorm(nn.Tanh())
@@ -528,6 +538,7 @@ def test_weight_norm_wraps_weighted_layers_only():
 # ------------------------------------------------------------------------------------- what layers declare for init
 
 
+@pytest.mark.host("layers are drawn on the host")
 def test_layers_declare_their_fans_and_initializers():
     assert nn.Linear(5, 3).fans == (5, 3)
     assert nn.Conv2d(4, 6, (3, 2), groups=2).fans == (2 * 6, 3 * 6)
@@ -542,6 +553,7 @@ def test_the_default_weights_are_he_normal_and_the_bias_zero():
     assert np.all(fetch(layer.bias) == 0)
 
 
+@pytest.mark.host("layers are drawn on the host")
 def test_a_layer_takes_a_scheme_by_name_or_as_initializer():
     layer = nn.Linear(3, 2, init="ones", bias_init=init.constant(0.5))
     assert np.all(fetch(layer.weight) == 1) and np.all(fetch(layer.bias) == 0.5)
@@ -557,35 +569,39 @@ def test_an_activation_layer_is_its_operation():
     assert np.allclose(fetch(nn.LeakyReLU(negative_slope=0.3)(tensor(np.array([-1.0])))), [-0.3])
 
 
+@pytest.mark.host("looks up a name")
 @pytest.mark.parametrize("name", ["tanh", "Tanh"])
 def test_an_activation_is_found_by_the_name_of_operation_or_layer(name):
     assert isinstance(activation(name), nn.Tanh)
 
 
+@pytest.mark.host("looks up a name")
 def test_a_module_passes_as_the_activation_it_is():
     module = nn.ReLU()
     assert activation(module) is module
 
 
+@pytest.mark.host("refused before there is an array")
 def test_an_unknown_activation_suggests_the_nearest():
     with pytest.raises(ValueError, match="unknown activation 'rellu'; did you mean 'relu'"):
         activation("rellu")
 
 
+@pytest.mark.host("refused before there is an array")
 def test_an_unknown_option_of_an_activation_is_refused():
     with pytest.raises(TypeError, match=r"LeakyReLU takes \['negative_slope'\]; got 'slope'"):
         nn.LeakyReLU(slope=0.1)
 
 
+@pytest.mark.host("finds members, holds no array of its own")
 def test_an_unknown_layer_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'Liner'"):
         nn.Liner  # noqa: B018
 
 
 def test_printing_a_model_shows_the_tree():
-    model = nn.Sequential(
-        nn.Conv2d(1, 6, 5, padding=2), nn.MaxPool2d(2), nn.Residual(nn.Sequential(nn.LeakyReLU(negative_slope=0.1)))
-    )
+    block = nn.Residual(nn.Sequential(nn.LeakyReLU(negative_slope=0.1)))
+    model = placed(nn.Sequential(nn.Conv2d(1, 6, 5, padding=2), nn.MaxPool2d(2), block))
     assert repr(model) == (
         "Sequential(\n"
         "  (0): Conv2d(1 -> 6, 5x5, padding=2, init=he_normal)\n"
@@ -628,6 +644,7 @@ def test_an_input_that_does_not_fit_says_what_was_expected_and_what_to_do(make, 
         placed(make())(images(*shape))
 
 
+@pytest.mark.host("refused before there is an array")
 @pytest.mark.parametrize(
     ("make", "words"),
     [

@@ -241,15 +241,18 @@ def test_an_optimizer_trains_a_model():
 # --------------------------------------------------------------------------------------------------------- schedules
 
 
+@pytest.mark.host("functions of the step number")
 def test_constant_is_one():
     assert {optim.constant()(t) for t in (0, 1, 1000)} == {1.0}
 
 
+@pytest.mark.host("functions of the step number")
 def test_step_falls_by_its_factor_every_so_many_steps():
     schedule = optim.step(10, 0.5)
     assert [schedule(t) for t in (0, 9, 10, 19, 20, 35)] == [1, 1, 0.5, 0.5, 0.25, 0.125]
 
 
+@pytest.mark.host("functions of the step number")
 def test_cosine_goes_from_one_to_its_end_along_half_a_cosine():
     schedule = optim.cosine(100, end=0.2)
     expected = [1, 0.2 + 0.8 * (1 + math.sqrt(0.5)) / 2, 0.6, 0.2, 0.2]
@@ -257,6 +260,7 @@ def test_cosine_goes_from_one_to_its_end_along_half_a_cosine():
     assert optim.cosine(10)(10) == 0
 
 
+@pytest.mark.host("functions of the step number")
 def test_warmup_rises_in_a_line_then_counts_the_next_schedule_from_its_own_start():
     schedule = optim.warmup(4, optim.step(10, 0.5))
     assert [schedule(t) for t in (0, 1, 3, 4, 13, 14)] == [0.25, 0.5, 1, 1, 1, 0.5]
@@ -297,6 +301,7 @@ def test_clip_grad_value_limits_every_element():
 P = parameter([1.0])
 
 
+@pytest.mark.host("refused before anything is computed")
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
