@@ -1,8 +1,10 @@
 """The tripwire of training: notice the first value that is not finite, and say at which step and layer it arose.
 
 On the host every step is checked before its update. On a GPU, reading a value makes the program wait for the device;
-so there the check is a flag that stays on the device and is read every ``EVERY_ON_GPU`` steps. At each clean reading
-the state of the run is kept (on the device), and after a hit the steps since then are repeated, each one checked.
+so there the check is a flag that stays on the device and is read every ``EVERY_ON_GPU`` steps and at the end of an
+epoch. At each clean reading the state of the run is kept (on the device), and after a hit the steps since then are
+repeated, each one checked; callbacks see the repeated steps again. Without a hit the results are the same bits as with
+a check at every step, but for dropout: its masks start a new stream whenever the state is kept.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ EVERY_ON_GPU = 50
 
 
 class Tripwire:
-    """Watches a run; ``holds`` is asked between backward and update, ``after_update`` after it.
+    """Watches a run that calls it before each forward pass, between backward and update, and after the update.
 
     Args:
         run: the ``Run`` it watches.
@@ -33,8 +35,19 @@ class Tripwire:
         self.run, self.loss, self.every = run, loss, every
         self._flag: Array | None = None
         self._saved: dict[str, Any] | None = None
-        if every > 1:
+        modules = [m for _, m in run.model.named_modules()]
+        self._buffers = [(m, name) for m in modules for name in vars(m).get("_buffer_names", ())]
+        self._averages: list[Array] = []
+
+    def before_epoch(self) -> None:
+        """A place to come back to."""
+        if self.every > 1:
             self._save()
+
+    def before_forward(self) -> None:
+        """Keep the running averages: the forward pass of a bad step spoils them before anything can be checked."""
+        if self.every == 1:
+            self._averages = self._copied()
 
     def before_update(self, loss: Tensor, x: Tensor, y: Array) -> None:
         """Check this step's loss and gradients; on the host at once.
@@ -50,7 +63,7 @@ class Tripwire:
 
     def after_update(self) -> bool:
         """Read the flag if it is time. False: the run was taken back to its last clean state; enter the loader anew."""
-        if self.every == 1 or self.run.step % self.every or self._flag is None:
+        if self._flag is None or (self.run.step % self.every and self.run.step % len(self.run.loader)):
             return True
         clean, self._flag = bool(to_host(self._flag)), None
         if clean:
@@ -64,7 +77,7 @@ class Tripwire:
         run = self.run
         self._saved = {
             "arrays": [p.data.copy() for p in run.model.parameters()],
-            "buffers": [(m, name, getattr(m, name).copy()) for m, name in _buffers(run.model)],
+            "buffers": self._copied(),
             "optimizer": run.optimizer.snapshot(),
             "loader": run.loader.state_dict(),
             "masks": [(m, m.restart()) for _, m in run.model.named_modules() if hasattr(m, "restart")],
@@ -76,16 +89,23 @@ class Tripwire:
         assert saved is not None
         for p, array in zip(run.model.parameters(), saved["arrays"], strict=True):
             p.data = array
-        for module, name, array in saved["buffers"]:
-            setattr(module, name, array)
+        self._put_back(saved["buffers"])
         for module, number in saved["masks"]:
             module.restart(number)
         run.optimizer.restore(saved["optimizer"])
         run.loader.load_state_dict(saved["loader"])
         run.step, run.totals = saved["run"]
 
+    def _copied(self) -> list[Array]:
+        return [getattr(m, name).copy() for m, name in self._buffers]
+
+    def _put_back(self, arrays: list[Array]) -> None:
+        for (module, name), array in zip(self._buffers, arrays, strict=True):
+            setattr(module, name, array)
+
     def _raise(self, x: Tensor, y: Array) -> None:
         layer, what = first_bad_layer(self.run.model, x, y, self.loss)
+        self._put_back(self._averages)
         step = self.run.step + 1
         raise Diverged(
             f"training step {step}: {what}. The weights are those from before this step. Usual causes: a learning rate "
@@ -94,10 +114,6 @@ class Tripwire:
             layer,
             self.run.history,
         )
-
-
-def _buffers(model: Module) -> list[tuple[Module, str]]:
-    return [(m, name) for _, m in model.named_modules() for name in vars(m).get("_buffer_names", ())]
 
 
 def _all_finite(loss: Tensor, parameters: list[Tensor]) -> Array:
@@ -112,12 +128,14 @@ def _all_finite(loss: Tensor, parameters: list[Tensor]) -> Array:
 def first_bad_layer(model: Module, x: Any, y: Any, loss: Callable[[Any, Any], Any]) -> tuple[str, str]:
     """Run one batch again and look at every layer: the first output, else the first gradient, that is not finite.
 
+    The model's gradients are those of this batch afterwards. Dropout draws new masks.
+
     Returns:
         Path of the layer ("" if no layer is to blame), and what happened as half a sentence.
     """
     outputs: list[str] = []
     gradients: list[str] = []
-    names = {id(m): path for path, m in model.named_modules() if not any(True for _ in m.named_children())}
+    names = {id(m): path or type(m).__name__ for path, m in model.named_modules()}
 
     def after_forward(module: Module, _inputs: Any, output: Any) -> None:
         path = names[id(module)]
@@ -126,9 +144,10 @@ def first_bad_layer(model: Module, x: Any, y: Any, loss: Callable[[Any, Any], An
         if output.requires_grad:
             output.register_hook(lambda g: None if _finite(g) else gradients.append(path))
 
-    handles = [m.register_forward_hook(after_forward) for _, m in model.named_modules() if id(m) in names]
+    handles = [m.register_forward_hook(after_forward) for _, m in model.named_modules()]  # inner ones come first
     try:
         value = loss(model(x), y)
+        model.zero_grad()
         value.backward()
     finally:
         for handle in handles:
@@ -139,7 +158,10 @@ def first_bad_layer(model: Module, x: Any, y: Any, loss: Callable[[Any, Any], An
         return "", "the loss is not finite, though every layer's output is"
     if gradients:
         return gradients[0], f"the gradient at the output of layer {gradients[0]!r} is not finite"
-    return "", "the gradients are not finite"
+    for path, p in model.named_parameters():
+        if p.grad is not None and not _finite(p.grad):
+            return path.rpartition(".")[0], f"the gradient of {path!r} is not finite"
+    return "", "the gradients are so large that their sum is not finite"
 
 
 def _finite(array: Array) -> bool:

@@ -29,15 +29,15 @@ class History(list[dict[str, Any]]):
             ValueError: another ending.
         """
         path = Path(path)
+        if path.suffix not in (".csv", ".jsonl"):  # before it is opened: that would empty an existing file
+            raise ValueError(f"history is saved as .csv or .jsonl; got {path.name!r}")
         with path.open("w", encoding="utf-8", newline="") as file:
             if path.suffix == ".csv":
                 writer = csv.DictWriter(file, fieldnames=list(self[0]) if self else ["epoch"])
                 writer.writeheader()
                 writer.writerows(self)
-            elif path.suffix == ".jsonl":
-                file.writelines(json.dumps(json.loads(to_json(record))) + "\n" for record in self)
             else:
-                raise ValueError(f"history is saved as .csv or .jsonl; got {path.name!r}")
+                file.writelines(json.dumps(json.loads(to_json(record))) + "\n" for record in self)
 
 
 class Diverged(ArithmeticError):

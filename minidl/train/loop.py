@@ -107,6 +107,7 @@ def fit(
         ValueError: early stopping without a validation part, or an optimizer that knows none of the parameters.
     """
     _check(model, split, optimizer, epochs, early_stopping)
+    callbacks = tuple(callbacks)
     loader = DataLoader(split.train, batch_size, shuffle=True, seed=seed)
     run = Run(model, optimizer, loader, epochs)
     device = device_of(model.parameters()[0].data)
@@ -152,9 +153,11 @@ def _one_epoch(
 ) -> None:
     run.model.train()
     run.totals = Totals()
+    tripwire.before_epoch()
     batches = _batches(run, quiet)
     while (batch := next(batches, None)) is not None:
         x, y = batch
+        tripwire.before_forward()
         logits = run.model(x)
         run.loss = loss(logits, y)
         run.optimizer.zero_grad()
@@ -196,12 +199,14 @@ def evaluate(
     modes = [(m, m.training) for _, m in model.named_modules()]
     totals = Totals()
     model.eval()
-    for x, y in DataLoader(dataset, batch_size):
-        logits = model(Tensor(to_device(x, device)))
-        labels = to_device(y, device)
-        totals.add(loss(logits, labels), logits, labels)
-    for module, mode in modes:
-        module.training = mode
+    try:
+        for x, y in DataLoader(dataset, batch_size):
+            logits = model(Tensor(to_device(x, device)))
+            labels = to_device(y, device)
+            totals.add(loss(logits, labels), logits, labels)
+    finally:
+        for module, mode in modes:
+            module.training = mode
     return totals.means(prefix)
 
 
