@@ -129,7 +129,8 @@ class Photos(Part):
 
     def _place(self, out: NDArray[np.float32], index: int, view: View) -> None:
         pixels = np.asarray(view(opened(self.folder / self.files[index]), index))
-        np.subtract(pixels.transpose(2, 0, 1), 255 * self.mean[:, None, None], out=out, dtype=np.float32)
+        out[...] = pixels.transpose(2, 0, 1)
+        out -= 255 * self.mean[:, None, None]
         out /= 255 * self.std[:, None, None]
 
 
