@@ -137,8 +137,8 @@ def _placed(model: Module, x: Any, y: Any) -> tuple[Tensor, Array]:
     """Inputs and labels on the model's device; a NaN is refused here."""
     device = device_of(model.parameters()[0].data)
     inputs = Tensor(to_device(Tensor(x).data, device))
-    finite = array_module(inputs.data).isfinite(inputs.data)
-    bad = int(to_host((~finite).sum()))
+    inputs.requires_grad = inputs.dtype.kind == "f"  # so that layers whose weights are frozen have a gradient too
+    bad = int(to_host((~array_module(inputs.data).isfinite(inputs.data)).sum()))
     if bad:
         raise ValueError(f"{bad} of {inputs.size} input values are NaN or infinite; clean the data first")
     return inputs, to_device(Tensor(y).data, device)
@@ -167,7 +167,7 @@ def _watcher(path: str, records: list[dict[str, Any]]) -> Callable[[Module, Any,
 
 
 def _of_output(h: Array, kind: str) -> dict[str, Any]:
-    """Statistics of a layer's output (N, C, ...). All sums run on ``h / max|h|`` in float64, so no square overflows."""
+    """Statistics of a layer's output (N, C, ...). All sums run on the scaled output in float64: no square overflows."""
     xp = array_module(h)
     unit, size = _scaled(h)
     mean, square = unit.mean(dtype="float64"), (unit * unit).mean(dtype="float64")
@@ -197,10 +197,11 @@ def _above_rounding(spread: Array, h: Array) -> Array:
 
 
 def _scaled(h: Array) -> tuple[Array, Array]:
-    """``h / max|h|`` and ``max|h|``; all zeros stay zeros."""
+    """``h / 2ᵏ`` and ``2ᵏ``, the power of two just below ``max|h|``: dividing by it is exact. All zeros stay zeros."""
     xp = array_module(h)
-    size = xp.abs(h).max()
-    return h / xp.where(size > 0, size, xp.ones_like(size)), size.astype("float64")
+    largest = xp.abs(h).max().astype("float64")
+    size = xp.exp2(xp.floor(xp.log2(xp.where(largest > 0, largest, xp.ones_like(largest)))))
+    return h / size.astype(h.dtype), size
 
 
 def _rms(g: Array) -> Array:
@@ -245,10 +246,14 @@ def _read(record: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _left_as_it_was(model: Module) -> Iterator[None]:
-    """Put gradients, buffers and mask generators back afterwards."""
+    """Put gradients, buffers and masks back afterwards; in between, buffers are copies and masks begin anew."""
     grads = [(p, p.grad) for p in model.parameters()]
-    insides = [(m, _state_of(m)) for _, m in model.named_modules()]
+    insides: list[tuple[Any, dict[str, Any]]] = [(m, _state_of(m)) for _, m in model.named_modules()]
     try:
+        for module, state in insides:
+            vars(module).update({name: x.copy() for name, x in state.items() if hasattr(x, "shape")})
+            if hasattr(module, "restart"):
+                module.restart(module.number)
         yield
     finally:
         for p, g in grads:
@@ -258,6 +263,6 @@ def _left_as_it_was(model: Module) -> Iterator[None]:
 
 
 def _state_of(module: Module) -> dict[str, Any]:
-    """What a forward pass may change in a module: buffers, and the generator of masks."""
-    buffers = {name: getattr(module, name) for name in vars(module).get("_buffer_names", ())}
-    return buffers | {k: copy.deepcopy(v) for k, v in vars(module).items() if k == "_generator"}
+    """What a forward pass may change in a module: buffers, and the generator of masks with its device."""
+    names = [*vars(module).get("_buffer_names", ()), *(("_generator", "_device") if hasattr(module, "restart") else ())]
+    return {name: getattr(module, name) for name in names}
