@@ -198,6 +198,7 @@ def test_a_shared_layer_is_found_once():
     shared = nn.Linear(2, 2)
     model = nn.Sequential(shared, nn.Tanh(), shared)
     assert [path for path, _ in model.named_parameters()] == ["0.weight", "0.bias"]
+    assert [path for path, _ in model.named_modules()] == ["", "0", "1"]
     assert len(model) == 3 and model[0] is model[2]
 
 
