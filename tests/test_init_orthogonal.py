@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from conftest import fetch, tensor
 
 from minidl import init
 
@@ -12,8 +13,9 @@ PRECISION = {np.float16: 4e-3, np.float32: 1e-6, np.float64: 1e-13}
 
 
 def draw(shape, seed=0, dtype=np.float64, gain=1.0):
+    """Weights as a model on the device under test gets them: drawn on the host, then copied."""
     rng = np.random.default_rng(seed)
-    return init.orthogonal(gain)(shape, fan_in=None, fan_out=None, rng=rng, dtype=dtype)
+    return fetch(tensor(init.orthogonal(gain)(shape, fan_in=None, fan_out=None, rng=rng, dtype=dtype)))
 
 
 @pytest.mark.parametrize("gain", [1.0, math.sqrt(2), 0.1])

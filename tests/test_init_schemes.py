@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from conftest import fetch, tensor
 
 from minidl import init
 from minidl.init.sample import truncated_std
@@ -130,8 +131,10 @@ CASES = [
 
 
 def draw(initializer, layer, dtype=np.float32, seed=0):
+    """Weights as a model on the device under test gets them: drawn on the host, then copied."""
     rng = np.random.default_rng(seed)
-    return initializer(layer.shape, fan_in=layer.fan_in, fan_out=layer.fan_out, rng=rng, dtype=dtype)
+    values = initializer(layer.shape, fan_in=layer.fan_in, fan_out=layer.fan_out, rng=rng, dtype=dtype)
+    return fetch(tensor(values))
 
 
 def check_law(values, law):
