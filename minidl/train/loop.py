@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from minidl import ops
-from minidl.backend import Array, device_of, to_device, to_host
+from minidl.backend import Array, device_of, to_host
 from minidl.data import DataLoader, Part, Split
 from minidl.nn import Module
 from minidl.optim import Optimizer, Schedule, clip_grad_norm
@@ -108,9 +108,9 @@ def fit(
     """
     _check(model, split, optimizer, epochs, early_stopping)
     callbacks = tuple(callbacks)
-    loader = DataLoader(split.train, batch_size, shuffle=True, seed=seed)
-    run = Run(model, optimizer, loader, epochs)
     device = device_of(model.parameters()[0].data)
+    loader = DataLoader(split.train, batch_size, shuffle=True, seed=seed, device=device)
+    run = Run(model, optimizer, loader, epochs)
     tripwire = Tripwire(run, loss, every=1 if device == "cpu" else EVERY_ON_GPU)
     best = _Best(model, early_stopping) if early_stopping is not None else None
     _tell(callbacks, "on_start", run)
@@ -175,11 +175,9 @@ def _one_epoch(
 
 
 def _batches(run: Run, quiet: bool) -> Iterator[tuple[Tensor, Array]]:
-    """The batches on the model's device."""
-    device = device_of(run.model.parameters()[0].data)
+    """The batches of this epoch, with a progress bar unless quiet."""
     loader = run.loader if quiet else progress(run.loader, len(run.loader), f"epoch {run.epoch}/{run.epochs}")
-    for x, y in loader:
-        yield Tensor(to_device(x, device)), to_device(y, device)
+    return ((Tensor(x), y) for x, y in loader)
 
 
 @no_grad()
@@ -200,10 +198,9 @@ def evaluate(
     totals = Totals()
     model.eval()
     try:
-        for x, y in DataLoader(dataset, batch_size):
-            logits = model(Tensor(to_device(x, device)))
-            labels = to_device(y, device)
-            totals.add(loss(logits, labels), logits, labels)
+        for x, y in DataLoader(dataset, batch_size, device=device):
+            logits = model(Tensor(x))
+            totals.add(loss(logits, y), logits, y)
     finally:
         for module, mode in modes:
             module.training = mode
