@@ -562,7 +562,7 @@ def _used_arrays(rule: Rule | None) -> int:
     positional = [p for p in inspect.signature(rule).parameters.values() if p.kind is not p.KEYWORD_ONLY]
     for i, parameter in enumerate(positional[1:]):
         if parameter.kind is parameter.VAR_POSITIONAL:
-            return mask | ~((1 << i) - 1)
+            return mask if parameter.name.startswith("_") else mask | ~((1 << i) - 1)
         if not parameter.name.startswith("_"):
             mask |= 1 << i
     return mask

@@ -590,6 +590,16 @@ def test_an_array_that_no_rule_needs_is_not_kept():
     y.sum().backward()
 
 
+def test_joined_arrays_are_not_kept():
+    for join in (ops.concat, ops.stack):
+        x = leaf(np.ones(3)) * 2
+        ref = weakref.ref(x.data)
+        y = join([x, x])
+        del x
+        assert ref() is None
+        y.sum().backward()
+
+
 def test_a_result_that_no_rule_needs_is_not_kept():
     x = leaf(np.ones(3))
     y = x * 2

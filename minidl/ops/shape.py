@@ -137,17 +137,17 @@ scatter_add.example(lambda draw: ((draw.array((3, 5)),), {"index": draw.integers
 scatter_add.example(lambda draw: ((draw.array((2, 5)),), {"index": slice(1, 3), "shape": (4, 5)}))
 
 
-@op(method=False)
+@op(keeps=True, method=False)
 def concat(*xs: Array, axis: int = 0) -> Array:
     """Arrays joined along an existing axis; ``concat([a, b])`` or ``concat(a, b)``."""
-    return array_module(xs[0]).concatenate(xs, axis=axis)
+    return array_module(xs[0]).concatenate(xs, axis=axis), [x.shape[axis] for x in xs]
 
 
-def _concat_rule(g: Any, _y: Any, *xs: Any, needs: Sequence[bool], axis: int) -> list[Any]:
+def _concat_rule(g: Any, _y: Any, *_xs: Any, needs: Sequence[bool], axis: int, kept: list[int]) -> list[Any]:
     grads, start = [], 0
-    for x, needed in zip(xs, needs, strict=True):
-        end = start + x.shape[axis]
-        before = (slice(None),) * (axis % x.ndim)
+    before = (slice(None),) * (axis % g.ndim)
+    for length, needed in zip(kept, needs, strict=True):
+        end = start + length
         grads.append(getitem(g, index=(*before, slice(start, end))) if needed else None)
         start = end
     return grads
@@ -165,8 +165,8 @@ def stack(*xs: Array, axis: int = 0) -> Array:
     return array_module(xs[0]).stack(xs, axis=axis)
 
 
-def _stack_rule(g: Any, _y: Any, *xs: Any, needs: Sequence[bool], axis: int) -> list[Any]:
-    before = (slice(None),) * (axis % (xs[0].ndim + 1))
+def _stack_rule(g: Any, _y: Any, *_xs: Any, needs: Sequence[bool], axis: int) -> list[Any]:
+    before = (slice(None),) * (axis % g.ndim)
     return [getitem(g, index=(*before, i)) if needed else None for i, needed in enumerate(needs)]
 
 
