@@ -224,7 +224,7 @@ def _deliver(args: argparse.Namespace, name: str, table: str, figure: Any, conte
     document = {"schema": f"minidl.{name}/1", "version": __version__, **content}
     (folder / "results.json").write_text(text.to_json(document), encoding="utf-8")
     if args.json:
-        print_json(name, **content)
+        print_json(name, **content, folder=str(folder))
         return
     print(table)
     if not args.quiet:

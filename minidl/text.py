@@ -23,7 +23,7 @@ WIDTH = 100  # columns of a terminal, of a log file, of a mail
 PLAIN = dict(
     pair.split("=", 1)
     for pair in (
-        "σ²=var σ=s µ=u μ=u α=a β=b γ=g δ=d ε=e η=n λ=l π=pi φ=phi χ=chi ∂=d ∇=grad ∑=sum Σ=sum √=sqrt ∞=inf "
+        "σ²=var ²=^2 ³=^3 σ=s µ=u μ=u α=a β=b γ=g δ=d ε=e η=n λ=l π=pi φ=phi χ=chi ∂=d ∇=grad ∑=sum Σ=sum √=sqrt ∞=inf "
         "±=+- ×=x ·=* ÷=/ −=- –=- —=- ≈=~ ≠=!= ≤=<= ≥=>= ≪=<< ≫=>> ∈=in →=-> ←=<- ↔=<-> ↑=^ ↓=v ↦=-> …=... "
         '✓=ok ✔=ok ✗=!! ✕=!! ✘=!! ⚠=! °=deg •=* “=" ”=" „=" ‘=\' ’=\' ─=- │=| ├=| └=` '
         "▁=_ ▂=. ▃=, ▄=- ▅== ▆=+ ▇=* █=#"
