@@ -24,7 +24,7 @@ from minidl.text import progress
 __all__ = ["RemoteFile", "Unreachable", "checksum_fault", "fetch", "writing"]
 
 BLOCK = 1 << 16
-TIMEOUT = 30.0  # seconds without a block of 64 KiB
+TIMEOUT = 20.0  # seconds without a block of 64 KiB
 PAUSES = (0.0, 1.0, 3.0)  # seconds before each round through the mirrors
 TRY_LATER = (408, 416, 425, 429)  # the client errors that another attempt may cure
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
