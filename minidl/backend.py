@@ -15,7 +15,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from minidl import gpu
 from minidl.text import unknown
 
 __all__ = [
@@ -150,6 +149,8 @@ def _cupy_library() -> Library:
     Raises:
         MissingCapability: it says which of the three is missing, CuPy, the driver or a GPU.
     """
+    from minidl import gpu  # here: its imports would add a tenth to the time that importing minidl takes
+
     if importlib.util.find_spec("cupy") is None:
         cuda = gpu.driver_cuda_version()
         driver = "no NVIDIA driver was found" if cuda is None else f"the NVIDIA driver serves CUDA {cuda[0]}.{cuda[1]}"

@@ -4,8 +4,6 @@ Standard library only, so that ``minidl doctor`` can speak before NumPy is insta
 """
 
 import codecs
-import difflib
-import json
 import math
 import sys
 import unicodedata
@@ -42,6 +40,8 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> ValueError:
     Returns:
         A ValueError to raise: ``unknown scheme 'he_norml'; did you mean 'he_normal'? known: …``.
     """
+    import difflib  # here, so that importing minidl stays quick
+
     names = sorted(known)
     by_lower_case = {candidate.lower(): candidate for candidate in names}
     near = difflib.get_close_matches(str(name).lower(), by_lower_case, n=1)
@@ -168,6 +168,8 @@ def _count(items: Iterable[T], total: int | None, label: str) -> Iterator[T]:
 
 def to_json(value: Any) -> str:
     """Strict JSON: a NaN or an infinity (a network that died) becomes null; arrays become lists."""
+    import json  # here, so that importing minidl stays quick
+
     return json.dumps(_jsonable(value), indent=2, ensure_ascii=True, allow_nan=False)
 
 
