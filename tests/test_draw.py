@@ -188,3 +188,48 @@ def test_a_network_with_one_hidden_layer_can_be_drawn():
     x, y = np.ones((4, 3), np.float32), np.zeros(4, int)
     assert lab.probe(models.mlp([3, 4, 2]), x, y).figure()
     assert lab.probe(models.mlp([3, 2]), x, y).figure()
+
+
+# ------------------------------------------------------------------------------------------- theory beside measurement
+
+
+def test_the_theory_lies_as_a_wide_band_under_its_own_ladder():
+    ax = axes()
+    lab.plot_ladders({"a": [1.0, 0.1, 0.01], "b": [1.0, 2.0, 4.0]}, ax=ax, theory={"b": [1.0, 2.1, 4.4]})
+    (band,) = (line for line in ax.lines if line.get_linewidth() > 5)
+    assert list(band.get_ydata()) == [1.0, 2.1, 4.4]
+    assert band.get_color() == labelled(ax)["b"].get_color()
+    assert band.get_zorder() < labelled(ax)["b"].get_zorder()
+    assert list(labelled(ax)) == ["a", "b"]
+
+
+def test_the_theory_ends_where_the_figure_ends():
+    ax = draw(1.0, 1.0, 1.0, limits=(1e-3, 1e3), theory={"one": [1.0, 1e5, 1e-9]})
+    band = max(ax.lines, key=lambda line: line.get_linewidth())
+    np.testing.assert_array_equal(band.get_ydata(), [1.0, math.nan, math.nan])
+
+
+# ------------------------------------------------------------------------------------------- cosines between units
+
+
+def cosines(weight):
+    return np.ma.filled(lab.plot_cosines(weight, ax=axes()).images[-1].get_array(), math.nan)
+
+
+def test_cosines_are_those_of_the_rows():
+    weight = np.array([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0], [1.0, 1.0]], dtype=np.float32)
+    half = math.sqrt(0.5)
+    expected = [[1, 0, -1, half], [0, 1, 0, half], [-1, 0, 1, -half], [half, half, -half, 1]]
+    np.testing.assert_allclose(cosines(weight), expected, atol=1e-7)
+
+
+def test_a_kernel_is_compared_over_all_its_taps():
+    weight = np.zeros((2, 3, 3, 3), dtype=np.float32)
+    weight[0, 0], weight[1, 1] = 1.0, 1.0
+    np.testing.assert_allclose(cosines(weight), np.eye(2), atol=1e-7)
+
+
+def test_a_unit_of_zeros_has_no_direction_and_a_layer_of_zeros_says_so():
+    shown = cosines(np.array([[0.0, 0.0], [1.0, 2.0]]))
+    assert np.isnan(shown[0]).all() and np.isnan(shown[:, 0]).all() and shown[1, 1] == pytest.approx(1)
+    assert "no direction" in lab.plot_cosines(np.zeros((3, 2)), ax=axes()).texts[0].get_text()

@@ -1,6 +1,6 @@
 """The laboratory: what one network does to signals and gradients, measured and drawn."""
 
-from minidl.lab.draw import plot_ladder, plot_ladders
+from minidl.lab.draw import plot_cosines, plot_ladder, plot_ladders
 from minidl.lab.measure import Report, change_per_layer, probe
 
-__all__ = ["Report", "change_per_layer", "plot_ladder", "plot_ladders", "probe"]
+__all__ = ["Report", "change_per_layer", "plot_cosines", "plot_ladder", "plot_ladders", "probe"]

@@ -11,7 +11,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["plot_ladder", "plot_ladders"]
+import numpy as np
+
+from minidl.backend import to_host
+
+__all__ = ["plot_cosines", "plot_ladder", "plot_ladders"]
 
 # Okabe & Ito's colours for all kinds of colour vision, darkest first, with a dash and a marker each
 STYLES = (
@@ -45,13 +49,19 @@ def plot_ladder(report: Any, ax: Any = None) -> Any:
     return ax
 
 
-def plot_ladders(ladders: Mapping[str, Sequence[float]], ax: Any = None, limits: Sequence[float] | None = None) -> Any:
+def plot_ladders(
+    ladders: Mapping[str, Sequence[float]],
+    ax: Any = None,
+    limits: Sequence[float] | None = None,
+    theory: Mapping[str, Sequence[float]] | None = None,
+) -> Any:
     """Several values per layer, one line each, on a log scale.
 
     Args:
         ladders: label -> the values at layers 1, 2, ….
         ax: Axes to draw into; without it a new figure of pyplot.
-        limits: values that the y axis shall cover besides, for panels that share it.
+        limits: values that the y axis shall cover, for panels that share it; default: those of the ladders.
+        theory: label -> what was predicted for that ladder: a wide pale band under the line of the measurement.
     """
     ax = _axes(ax)
     low, high = _limits([v for values in ladders.values() for v in values] if limits is None else limits)
@@ -63,10 +73,31 @@ def plot_ladders(ladders: Mapping[str, Sequence[float]], ax: Any = None, limits:
             layers, inside, color=colour, linestyle=dash, marker=marker, markevery=every, markersize=4.5, label=label
         )
         _mark_lost(ax, values, low, high, colour)
+        if theory is not None and label in theory:
+            predicted = [v if low / 2 <= v <= high * 2 else math.nan for v in theory[label]]
+            ax.plot(layers, predicted, color=colour, linewidth=7, alpha=0.22, solid_capstyle="butt", zorder=1)
     ax.set_yscale("log")
     ax.set_ylim(low / 2, high * 2)
     ax.set_xlabel("hidden layer")
     ax.grid(True, which="major", axis="y", color="#DDDDDD", linewidth=0.6)
+    return ax
+
+
+def plot_cosines(weight: Any, ax: Any = None) -> Any:
+    """The cosine between the weights of any two units: 1 everywhere where symmetry made them copies of each other.
+
+    Args:
+        weight: (units, ...), an array; a unit whose weights are all zero points nowhere and stays grey.
+        ax: Axes to draw into; without it a new figure of pyplot. Its image is ``ax.images[-1]``, for a colour bar.
+    """
+    ax = _axes(ax)
+    rows = to_host(weight).reshape(len(weight), -1).astype(np.float64)
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit = np.divide(rows, length, out=np.full_like(rows, np.nan), where=length > 0)
+    ax.imshow(unit @ unit.T, vmin=-1, vmax=1, cmap="cividis", interpolation="nearest")
+    ax.set(xticks=[], yticks=[], facecolor="#DDDDDD")
+    if not length.any():
+        ax.text(0.5, 0.5, "all zero:\nno direction", ha="center", va="center", transform=ax.transAxes)
     return ax
 
 
