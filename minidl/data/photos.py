@@ -9,15 +9,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image
 
 from minidl.data.errors import DataError
 from minidl.data.part import Batch, Index, Part
 from minidl.data.seeds import stream
+
+if TYPE_CHECKING:  # Pillow comes with matplotlib, and is loaded when the first photograph is opened
+    from PIL.Image import Image
 
 __all__ = ["Photos", "centre_view", "opened", "random_view"]
 
@@ -26,7 +28,7 @@ SHORTER_SIDE, SIZE = 256, 224  # of the evaluation view; SIZE also of the traini
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of the training crop, relative to the photograph
 TRIES = 10
 
-View = Callable[[Image.Image, int], Image.Image]
+View = Callable[["Image", int], "Image"]
 
 
 class Photos(Part):
@@ -100,7 +102,7 @@ class Photos(Part):
     def batches(self, orders: Iterable[NDArray[Any]], seed: int, epoch: int) -> Generator[Batch, None, None]:
         """One batch for each index array, decoded ahead on the threads."""
 
-        def varied(image: Image.Image, index: int) -> Image.Image:
+        def varied(image: Image, index: int) -> Image:
             return random_view(image, stream(seed, "photographs", epoch, index))
 
         yield from self._read(orders, varied if self.augment else lambda image, _: centre_view(image))
@@ -134,28 +136,30 @@ class Photos(Part):
         out /= 255 * self.std[:, None, None]
 
 
-def opened(path: Path) -> Image.Image:
+def opened(path: Path) -> Image:
     """The photograph in RGB, whatever its file holds: grey, CMYK, or a PNG under the name of a JPEG.
 
     Raises:
         DataError: the file cannot be read or decoded.
     """
+    import PIL.Image
+
     try:
-        with Image.open(path) as image:
+        with PIL.Image.open(path) as image:
             return image.convert("RGB")
     except Exception as error:  # decoders meet damage with exceptions of many kinds
         raise DataError(f"{path}: cannot be decoded ({error or type(error).__name__}); damaged or no image?") from error
 
 
-def centre_view(image: Image.Image) -> Image.Image:
+def centre_view(image: Image) -> Image:
     """The evaluation view: shorter side to 256, then the central square of 224 (both in one resampling)."""
     width, height = image.size
     side = min(image.size) * SIZE / SHORTER_SIDE
     left, top = (width - side) / 2, (height - side) / 2
-    return image.resize((SIZE, SIZE), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+    return _cut(image, (left, top, left + side, top + side))
 
 
-def random_view(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+def random_view(image: Image, rng: np.random.Generator) -> Image:
     """The training view: a random part of the photograph, resized to 224 × 224, mirrored half of the time.
 
     The part has 8 to 100 % of the area and a width : height between 3 : 4 and 4 : 3 (log-uniform). Where ten draws
@@ -173,5 +177,18 @@ def random_view(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     else:
         w = h = min(image.size)
     left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
-    view = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR, box=(left, top, left + w, top + h))
-    return view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else view
+    view = _cut(image, (left, top, left + w, top + h))
+    return _mirrored(view) if rng.random() < 0.5 else view
+
+
+def _cut(image: Image, box: tuple[float, float, float, float]) -> Image:
+    """The part inside ``box`` (left, top, right, bottom), which may lie between pixels, at 224 × 224."""
+    from PIL.Image import Resampling
+
+    return image.resize((SIZE, SIZE), Resampling.BILINEAR, box=box)
+
+
+def _mirrored(image: Image) -> Image:
+    from PIL.ImageOps import mirror
+
+    return mirror(image)
