@@ -886,3 +886,13 @@ BAD_INPUT = [
 def test_bad_input_is_refused_with_a_reason(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+def test_cross_entropy_takes_a_class_that_is_ruled_out_by_an_infinite_logit():
+    logits = tensor(np.array([[0.0, 1.0, -np.inf], [2.0, -np.inf, 0.0]]), requires_grad=True)
+    loss = ops.cross_entropy(logits, tensor(np.array([1, 0])))
+    loss.backward()
+    expected = (np.log(1 + np.exp(-1.0)) + np.log(1 + np.exp(-2.0))) / 2
+    assert fetch(loss) == pytest.approx(expected, rel=1e-12)
+    assert np.isfinite(fetch(logits.grad)).all()
+    assert fetch(logits.grad)[0, 2] == 0

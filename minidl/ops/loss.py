@@ -50,8 +50,10 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
     xp = array_module(logits)
     targets = _targets(logits, labels, label_smoothing)
     shifted = logits - logits.max(axis=1, keepdims=True)
-    log_sum = xp.log(xp.exp(shifted).sum(axis=1))
-    return (log_sum - (shifted * targets).sum(axis=1)).mean(), targets
+    wanted = xp.take_along_axis(shifted, labels[:, None].astype("int64"), axis=1)[:, 0]  # other classes may be -inf
+    if label_smoothing:
+        wanted = (1 - label_smoothing) * wanted + label_smoothing * shifted.mean(axis=1)
+    return (xp.log(xp.exp(shifted).sum(axis=1)) - wanted).mean(), targets
 
 
 cross_entropy.derivative(
