@@ -18,7 +18,7 @@ from minidl.meanfield import gaussian_moments
 from minidl.text import table
 
 DEVICE, WIDTH, DEPTH = device_for(), 500, 10
-SEEDS, BATCH = (1, 32) if os.environ.get("MINIDL_FAST") == "1" else (4, 128)
+SEEDS, BATCH = (1, 32) if os.environ.get("MINIDL_FAST") == "1" else (4, 64)
 ACTIVATIONS, SIGMAS = ("linear", "tanh", "relu"), (0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
 rng = np.random.default_rng(0)
 x = rng.standard_normal((BATCH, WIDTH), dtype=np.float32)  # noise will do: the laws below do not ask what x means
@@ -115,7 +115,7 @@ fig.savefig("histograms.png", dpi=120)
 # %% [markdown]
 # ## Check
 # One network is not the average: with ReLU and one input, ln(mean square) wanders with variance 5/n per layer. So we
-# compare the *slope*, averaged over layers and seeds, and allow five standard errors: a false alarm in 1 000 runs.
+# compare the *slope*, averaged over layers and seeds, and allow five standard errors (a false alarm in 10 000 runs).
 
 # %%
 predicted = {cell: slopes(*theory(*cell)) for cell in cells}

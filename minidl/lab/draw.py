@@ -87,7 +87,7 @@ def plot_cosines(weight: Any, ax: Any = None) -> Any:
     """The cosine between the weights of any two units: 1 everywhere where symmetry made them copies of each other.
 
     Args:
-        weight: (units, ...), an array; a unit whose weights are all zero points nowhere and stays grey.
+        weight: (units, ...), an array; a unit whose weights are all zero points nowhere: hatched.
         ax: Axes to draw into; without it a new figure of pyplot. Its image is ``ax.images[-1]``, for a colour bar.
     """
     ax = _axes(ax)
@@ -95,9 +95,11 @@ def plot_cosines(weight: Any, ax: Any = None) -> Any:
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     unit = np.divide(rows, length, out=np.full_like(rows, np.nan), where=length > 0)
     ax.imshow(unit @ unit.T, vmin=-1, vmax=1, cmap="cividis", interpolation="nearest")
-    ax.set(xticks=[], yticks=[], facecolor="#DDDDDD")
+    ax.set(xticks=[], yticks=[])
+    ax.patch.set(facecolor="white", hatch="///", edgecolor="#BBBBBB")  # shows where the image has a gap
     if not length.any():
-        ax.text(0.5, 0.5, "all zero:\nno direction", ha="center", va="center", transform=ax.transAxes)
+        box = {"facecolor": "white", "edgecolor": "none"}
+        ax.text(0.5, 0.5, "all zero:\nno direction", ha="center", va="center", transform=ax.transAxes, bbox=box)
     return ax
 
 
