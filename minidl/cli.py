@@ -231,6 +231,24 @@ def _deliver(args: argparse.Namespace, name: str, table: str, figure: Any, conte
         print(f"\nfigure   {folder / f'{name}.png'}\nresults  {folder / 'results.json'}\nrepeat   {args.command_line}")
 
 
+# -- data ----------------------------------------------------------------------------------------------------------
+
+
+def data_arguments(sub: argparse.ArgumentParser) -> None:
+    """The arguments of ``minidl data``."""
+    sub.add_argument("action", choices=("list", "get", "verify", "show"), help="what to do; list needs no name")
+    sub.add_argument("name", nargs="?", metavar="NAME", help="the data set, see: minidl data list")
+    sub.add_argument("--root", metavar="DIR", help="folder of the files (default: $MINIDL_DATA, the user's cache)")
+    sub.add_argument("--seed", type=int, default=0, help="draws the examples to show (default: %(default)s)")
+
+
+def data(args: argparse.Namespace) -> int:
+    """List the data sets, fetch one, check its files, or draw some of its examples."""
+    from minidl.data.commands import run
+
+    return run(args, print_json)
+
+
 # -- lesson --------------------------------------------------------------------------------------------------------
 
 # The lesson keeps this interpreter's minidl, and prints plain signs where the terminal knows no others.
@@ -336,6 +354,7 @@ def doctor(args: argparse.Namespace) -> int:
 COMMANDS = (
     Command("compare", "train deep networks, scheme by scheme, and compare", compare_arguments, compare),
     Command("variance", "signal and gradient of one network, layer by layer", variance_arguments, variance),
+    Command("data", "list, fetch, check and show data sets", data_arguments, data),
     Command("lesson", "list the lessons, or run one", lesson_arguments, lesson),
     Command("doctor", "is this machine ready?", doctor_arguments, doctor),
 )

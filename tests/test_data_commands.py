@@ -1,13 +1,11 @@
 """``minidl data list | get | verify | show``, through the functions that the command line calls."""
 
-import argparse
 import shutil
 
 import pytest
 from test_data_files import write_cifar, write_mnist
 
-from minidl import data
-from minidl.data import commands
+from minidl import cli, data
 from minidl.data.show import plot_examples, plot_histogram
 from minidl.files import folder
 
@@ -19,14 +17,11 @@ def minidl(tmp_path, monkeypatch):
     monkeypatch.setattr("minidl.data.places.user_cache", lambda: tmp_path / "cache")
 
     def run(*words):
-        parser = argparse.ArgumentParser()
-        commands.add_arguments(parser)
-        parser.add_argument("--out", default=str(tmp_path / "out"))
-        parser.add_argument("--json", action="store_true")
-        parser.add_argument("-q", "--quiet", action="store_true")
+        """The code, or (code, JSON document); an error the way the command raises it."""
+        args = cli.parser().parse_args(["data", *words, "--out", str(tmp_path / "out")])
         printed = []
-        args = parser.parse_args(words)
-        code = commands.run(args, lambda schema, **content: printed.append({"schema": schema} | content))
+        monkeypatch.setattr(cli, "print_json", lambda schema, **content: printed.append({"schema": schema} | content))
+        code = args.run(args)
         return (code, printed[0]) if args.json else code
 
     return run

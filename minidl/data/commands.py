@@ -15,18 +15,9 @@ from minidl.data.registry import entry, load, names
 from minidl.files import run_folder
 from minidl.text import table
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["run"]
 
 DONE, FINDING = 0, 1
-ACTIONS = ("list", "get", "verify", "show")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``minidl data``; ``--out``, ``--json`` and ``--quiet`` are those of every command."""
-    parser.add_argument("action", choices=ACTIONS, help="what to do; list needs no name")
-    parser.add_argument("name", nargs="?", metavar="NAME", help="the data set, see: minidl data list")
-    parser.add_argument("--root", metavar="DIR", help="folder of the files (default: $MINIDL_DATA, the user's cache)")
-    parser.add_argument("--seed", type=int, default=0, help="draws the examples to show (default: %(default)s)")
 
 
 def run(args: argparse.Namespace, print_json: Callable[..., None]) -> int:
