@@ -17,7 +17,14 @@ HALF_PASSING = ("relu", "leaky_relu", "elu", "gelu", "silu", "crelu")
 
 def scheme_for(activation: str) -> str:
     """The usual scheme: He for ReLU and its relatives, LeCun for SELU, Glorot for the rest."""
+    activation = _plain_name(activation)
     return "he_normal" if activation in HALF_PASSING else "lecun_normal" if activation == "selu" else "glorot_normal"
+
+
+def _plain_name(activation: str) -> str:
+    """Plain name: "ReLU" means "relu": same names, same scheme. A misspelt name is reported here, before anything is drawn."""
+    layer: Any = nn.activation(activation)
+    return str(layer.function.__name__)
 
 
 def mlp(
@@ -43,8 +50,7 @@ def mlp(
     """
     if len(sizes) < 2:
         raise ValueError(f"an mlp needs at least the number of inputs and of outputs; got sizes={list(sizes)}")
-    kind: Any = nn.activation(activation)  # a misspelt name is reported before anything is drawn
-    activation = kind.function.__name__  # "ReLU" means "relu": same names, same scheme
+    activation = _plain_name(activation)
     layers: dict[str, nn.Module] = {"flatten": nn.Flatten()}
     for i, (width_in, width) in enumerate(pairwise(sizes[:-1]), start=1):
         doubled = 2 if activation == "crelu" and i > 1 else 1
