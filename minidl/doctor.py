@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from minidl import files, gpu, text
+from minidl import files, gpu, text, threads
 
 __all__ = ["Check", "examine", "report", "worst"]
 
@@ -124,10 +124,11 @@ def blas() -> Check:
     configuration: Any = numpy.show_config(mode="dicts")
     found = configuration.get("Build Dependencies", {}).get("blas", {})
     name = f"{found.get('name', 'unknown')} {found.get('version', '')}".strip()
-    cores = os.cpu_count() or 1
+    count = threads.blas_threads()
     chosen = [f"{variable}={os.environ[variable]}" for variable in THREAD_VARIABLES if os.environ.get(variable)]
-    threads = f"threads set by {', '.join(chosen)}" if chosen else f"one thread per core by default ({cores} cores)"
-    return Check("BLAS", "ok", f"{name}, {threads}")
+    origin = f"set by {', '.join(chosen)}" if chosen else f"{os.cpu_count() or 1} cores"
+    number = "an unknown number of threads" if count is None else f"{count} thread{'s' * (count != 1)}"
+    return Check("BLAS", "ok", f"{name}, {number} ({origin})")
 
 
 def cupy() -> Check:

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "minidl"
 
 # From the ground up. A room imports from lower floors and from itself, never from its neighbours or from above.
 FLOORS = (
-    ("gpu", "text"),
+    ("gpu", "text", "threads"),
     ("backend", "files"),
     ("tensor",),
     ("ops",),

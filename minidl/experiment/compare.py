@@ -16,6 +16,7 @@ from minidl import data, init, models, optim, train
 from minidl.init import InitializerLike
 from minidl.lab import Report, plot_ladders, probe
 from minidl.text import progress, table
+from minidl.threads import limited
 
 __all__ = ["ACTIVATIONS", "SCHEMES", "Comparison", "compare", "variance", "verdict"]
 
@@ -31,6 +32,7 @@ SCHEMES: dict[str, InitializerLike] = {
     "orthogonal": init.orthogonal(),
 }
 ACTIVATIONS = ("sigmoid", "tanh", "relu")
+SMALL, MANY = 512, 1024  # width up to which one thread is quickest; more threads than any machine's matrix library uses
 TRAINED = 0.5  # how far the accuracy on the training part must come from guessing (0) to all right (1)
 
 
@@ -140,7 +142,8 @@ def compare(
     cells = [(label, activation) for activation in activations for label in chosen]
     for label, activation in cells if quiet else progress(cells, len(cells), "networks"):
         model = models.mlp(sizes, activation, chosen[label], seed=seed).to(device)
-        with np.errstate(all="ignore"):  # overflow is what some of these networks are here to show
+        # Overflow is what some of these networks are here to show; and products this small want no second thread.
+        with np.errstate(all="ignore"), limited(1 if width <= SMALL else MANY):
             report = probe(model, x, y)
             result = _trained(model, split, epochs, lr, batch_size, seed)
         record = {"scheme": label, "activation": activation, "seed": seed, **report.changes(), **result}

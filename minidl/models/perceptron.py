@@ -22,7 +22,7 @@ def scheme_for(activation: str) -> str:
 
 
 def _plain_name(activation: str) -> str:
-    """Plain name: "ReLU" means "relu": same names, same scheme. A misspelt name is reported here, before anything is drawn."""
+    """Also for "ReLU" it is "relu": same names, same scheme. A misspelt name is reported before anything is drawn."""
     layer: Any = nn.activation(activation)
     return str(layer.function.__name__)
 
