@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from conftest import DEVICE
 
 from minidl import cli, experiment, init, text, train
-from minidl.experiment import compare, variance, verdict
+from minidl.experiment import Comparison, compare, variance, verdict
 from minidl.lab import Report
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -168,7 +169,8 @@ def test_an_activation_named_twice_is_trained_once():
 
 def test_a_network_that_dies_is_a_result_and_the_others_go_on():
     schemes = {"too large": init.normal(std=3.0), "good": init.he_normal()}
-    found = compare(schemes, ["relu"], depth=60, width=30, epochs=1, device=DEVICE)
+    with warnings.catch_warnings(action="error"):  # nor is a warning shown
+        found = compare(schemes, ["relu"], depth=60, width=30, epochs=1, device=DEVICE)
     dead, alive = found.records
     assert dead["diverged_at_step"] == 1 and dead["verdict"] == "explodes" and dead["rms"] == math.inf
     assert alive["diverged_at_step"] is None
@@ -209,7 +211,8 @@ def test_variance_probes_one_network_on_training_examples(activation, scheme, ti
 
 
 def test_variance_of_an_exploding_network_is_shown_and_not_raised():
-    found = variance("relu", init.normal(std=30.0), depth=40, width=20, device=DEVICE)
+    with warnings.catch_warnings(action="error"):
+        found = variance("relu", init.normal(std=30.0), depth=40, width=20, device=DEVICE)
     assert found.changes()["rms"] == math.inf and found.figure()
 
 
@@ -392,10 +395,15 @@ def test_the_figure_has_one_panel_per_activation_and_quantity_and_one_line_per_s
         assert ax.get_yscale() == "log"
 
 
-@pytest.mark.host("looks at what the fixture computed")
-def test_the_panels_of_a_row_share_their_limits(small):
-    axes = small.figure().axes
-    assert axes[0].get_ylim() == axes[1].get_ylim() and axes[2].get_ylim() == axes[3].get_ylim()
+@pytest.mark.host("drawn from numbers")
+def test_the_panels_of_a_row_share_limits_that_cover_all_of_them():
+    tall, flat = report(signal=(1e-6, 1.0, 1e6), gradient=(1.0, 1e-6, 1e6)), report()
+    records = [{"scheme": "He", "activation": activation} for activation in ("tanh", "relu")]
+    settings = {"depth": 3, "width": 4, "dataset": "digits"}
+    axes = Comparison(records, settings, {("He", "tanh"): tall, ("He", "relu"): flat}).figure().axes
+    for left, right in (axes[:2], axes[2:]):
+        assert left.get_ylim() == right.get_ylim()
+        assert left.get_ylim()[0] < 1e-6 and left.get_ylim()[1] > 1e6
 
 
 @pytest.mark.host("looks at what the fixture computed")

@@ -15,12 +15,13 @@ from minidl.experiment import variance
 
 pytestmark = pytest.mark.host("figures are drawn on the host")
 
+matplotlib.use("Agg")
+SETTINGS = dict(matplotlib.rcParams)  # before anything is drawn
 EIGHT = {f"scheme {i}": [10.0**i, 2 * 10.0**i, 3 * 10.0**i] for i in range(-4, 4)}
 
 
 @pytest.fixture(autouse=True)
-def no_window():
-    matplotlib.use("Agg")
+def no_figure_stays_open():
     yield
     plt.close("all")
 
@@ -158,11 +159,10 @@ def test_the_background_is_opaque_and_white_wherever_it_is_shown(report, tmp_pat
 
 
 def test_no_global_setting_is_touched(report):
-    before = dict(matplotlib.rcParams)
     report.figure()
     report.plot()
     lab.plot_ladders(EIGHT)
-    assert dict(matplotlib.rcParams) == before
+    assert dict(matplotlib.rcParams) == SETTINGS
 
 
 def test_with_axes_given_pyplot_is_left_alone(report):
