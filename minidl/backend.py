@@ -124,6 +124,8 @@ def device_for(backend: str = "auto") -> str:
     if backend == "auto":
         backend = os.environ.get("MINIDL_BACKEND", "auto")
     if backend == "auto":
+        if importlib.util.find_spec("cupy") is None and all(library.device == "cpu" for library in _BY_TYPE.values()):
+            return "cpu"
         try:
             return _library_on("gpu").device
         except MissingCapability:

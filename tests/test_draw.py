@@ -8,6 +8,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from minidl import lab, models
@@ -233,3 +234,11 @@ def test_a_unit_of_zeros_has_no_direction_and_a_layer_of_zeros_says_so():
     shown = cosines(np.array([[0.0, 0.0], [1.0, 2.0]]))
     assert np.isnan(shown[0]).all() and np.isnan(shown[:, 0]).all() and shown[1, 1] == pytest.approx(1)
     assert "no direction" in lab.plot_cosines(np.zeros((3, 2)), ax=axes()).texts[0].get_text()
+
+
+def test_text_is_black_on_white_also_in_a_dark_style(report):
+    with plt.style.context("dark_background"):
+        ax = report.plot()
+    texts = [ax.title, ax.xaxis.label, *ax.get_xticklabels(), *ax.get_yticklabels(), *ax.get_legend().get_texts()]
+    assert {to_hex(text.get_color()) for text in texts} == {"#000000"}
+    assert to_hex(ax.figure.get_facecolor()) == to_hex(ax.get_facecolor()) == "#ffffff"

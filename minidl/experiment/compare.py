@@ -15,6 +15,7 @@ import numpy as np
 from minidl import data, init, models, optim, train
 from minidl.init import InitializerLike
 from minidl.lab import Report, plot_ladders, probe
+from minidl.lab.draw import new_figure, on_paper
 from minidl.text import progress, table
 from minidl.threads import limited
 
@@ -32,6 +33,7 @@ SCHEMES: dict[str, InitializerLike] = {
     "orthogonal": init.orthogonal(),
 }
 ACTIVATIONS = ("sigmoid", "tanh", "relu")
+HARMLESS = 3.0  # depth · |ln factor|; twice that in the second moment, which is 6 (Schoenholz et al. 2017)
 SMALL, MANY = 512, 1024  # width up to which one thread is quickest; more threads than any machine's matrix library uses
 TRAINED = 0.5  # how far the accuracy on the training part must come from guessing (0) to all right (1)
 
@@ -63,12 +65,11 @@ class Comparison:
         }
         return table([{**r, "test_accuracy": _percent(r["test_accuracy"])} for r in self.records], columns)
 
+    @on_paper()
     def figure(self) -> Any:
         """Signal (top) and gradient (bottom) at every hidden layer, one column per activation, one line per scheme."""
-        from matplotlib.figure import Figure
-
         activations = list(dict.fromkeys(r["activation"] for r in self.records))
-        fig = Figure(figsize=(3.9 * len(activations) + 0.4, 7.2), layout="constrained", facecolor="white")
+        fig = new_figure(3.9 * len(activations) + 0.4, 7.2)
         rows = fig.subplots(2, len(activations), sharey="row", squeeze=False)
         for column, activation in enumerate(activations):
             for row, key in enumerate(("batch_std", "delta_rms")):
@@ -209,11 +210,12 @@ def _trained(model: Any, split: Any, epochs: int, lr: float, batch_size: int, se
 
 
 def verdict(report: Report, result: Mapping[str, Any], depth: int) -> str:
-    """One word for what became of a network: trains, explodes, symmetric, dead or vanishes.
+    """One word for what became of a network: trains, explodes, symmetric, dead, vanishes or slow.
 
     Decided by the training part alone: whether it learned, else by the probe. ``symmetric``: in every hidden layer all
     units are copies of one; ``dead``: a layer of ReLU that is silent on all inputs; else whichever of signal and
-    gradient changes more over the whole depth says vanishes or explodes.
+    gradient changes more over the whole depth says vanishes or explodes; ``slow``: neither changes by more than e³, so
+    that more epochs or another learning rate are worth a try (the limit is Schoenholz's depth of six scales).
     """
     changes = report.changes()
     guessing = 1 / report.records[-1]["shape"][0]
@@ -226,6 +228,8 @@ def verdict(report: Report, result: Mapping[str, Any], depth: int) -> str:
     if any(r["dead"] == 1 for r in report.records):
         return "dead"
     growth = max((_log(changes[k]) * depth for k in ("signal", "gradient")), key=abs)
+    if abs(growth) <= HARMLESS:
+        return "slow"
     return "explodes" if growth > 0 else "vanishes"
 
 

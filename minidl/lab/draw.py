@@ -8,7 +8,8 @@ and the background is opaque (labels stay readable in a dark notebook).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ def plot_ladder(report: Any, ax: Any = None) -> Any:
     }
     ax = plot_ladders(lines, ax=ax)
     ax.set_title(report.title or "Signal and gradient by layer", fontsize=11)
-    ax.legend(frameon=False, fontsize=9)
+    ax.legend(frameon=False, fontsize=9, labelcolor=ax.title.get_color())
     return ax
 
 
@@ -130,4 +131,23 @@ def _axes(ax: Any) -> Any:
         return ax
     import matplotlib.pyplot as plt
 
-    return plt.subplots(figsize=(7, 4.2), layout="constrained", facecolor="white")[1]
+    with on_paper():
+        return plt.subplots(figsize=(7, 4.2), layout="constrained")[1]
+
+
+def new_figure(width: float, height: float) -> Any:
+    """A Figure outside pyplot, for saving; sizes in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+@contextmanager
+def on_paper() -> Iterator[None]:
+    """Black on white for what is made inside, also where the user's style is dark; the settings come back after."""
+    import matplotlib
+
+    ink = ("text.color", "axes.labelcolor", "axes.titlecolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    settings: dict[Any, Any] = dict.fromkeys(ink, "black") | {"axes.facecolor": "white", "figure.facecolor": "white"}
+    with matplotlib.rc_context(settings):
+        yield

@@ -69,10 +69,11 @@ class Report:
 
     def figure(self) -> Any:
         """``plot`` in a Figure of its own, for saving."""
-        from matplotlib.figure import Figure
+        from minidl.lab.draw import new_figure, on_paper
 
-        fig = Figure(figsize=(7.5, 4.5), layout="constrained", facecolor="white")
-        self.plot(fig.subplots())
+        with on_paper():
+            fig = new_figure(7.5, 4.5)
+            self.plot(fig.subplots())
         return fig
 
     def plot(self, ax: Any = None) -> Any:

@@ -45,7 +45,7 @@ def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> Array:
     """Scale all gradients by one factor so that their joint length ``√Σ g²`` is at most ``max_norm``.
 
     Returns:
-        The length before, as a 0-d array on the gradients' device (reading it there would make a GPU wait).
+        The length before, as a 0-d float64 array on the gradients' device (reading it there would make a GPU wait).
     """
     if not max_norm > 0:
         raise ValueError(f"max_norm must be positive; got {max_norm}")
@@ -54,10 +54,13 @@ def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> Array:
     if not grads:
         raise ValueError("no parameter has a gradient; call backward() first")
     xp = array_module(grads[0])
-    norm = xp.sqrt(sum((g * g).sum() for g in grads))
-    factor = xp.minimum(1.0, max_norm / (norm + 1e-6)).astype(norm.dtype)
+    squares = [
+        (g.astype("float64") ** 2).sum() for g in grads
+    ]  # in float32 a gradient of 1e20 would square to infinity
+    norm = xp.sqrt(sum(squares))
+    factor = xp.minimum(1.0, max_norm / (norm + 1e-6))
     for p in parameters:
-        p.grad = None if p.grad is None else p.grad * factor
+        p.grad = None if p.grad is None else p.grad * factor.astype(p.grad.dtype)
     return norm
 
 

@@ -162,9 +162,9 @@ def _one_epoch(
         run.loss = loss(logits, y)
         run.optimizer.zero_grad()
         run.loss.backward()
+        tripwire.before_update(run.loss, x, y)
         if clip is not None:
             clip_grad_norm(run.optimizer.parameters(), clip)
-        tripwire.before_update(run.loss, x, y)
         run.optimizer.lr_factor = 1.0 if schedule is None else schedule(run.step)
         run.optimizer.step()
         run.step += 1
