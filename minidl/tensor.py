@@ -425,6 +425,7 @@ class Op(Generic[P, R]):
         self.defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
         self._names = set(self.static)
         self._uses: tuple[int, ...] = ()
+        self._complete = False  # whether every argument has a rule
 
     # ---- declaring
 
@@ -440,11 +441,13 @@ class Op(Generic[P, R]):
             raise TypeError(f"{self.name} takes {self.arity} arrays but was given {len(rules)} derivative rules")
         self.rules = rules
         self._uses = tuple(_used_arrays(rule) for rule in rules)
+        self._complete = None not in rules
 
     def joint_derivative(self, rule: Rule) -> None:
         """Give one rule for all: ``rule(g, y, *arrays, needs=(bool, …), **static)`` -> a gradient or None for each."""
         self.joint_rule = rule
         self._uses = (_used_arrays(rule),)
+        self._complete = True
 
     def example(self, make: Callable[[Any], tuple[tuple[Any, ...], dict[str, Any]]]) -> None:
         """Declare inputs to test with: ``make(draw)`` returns ``(arrays, static)``; see ``tests/test_ops.py``."""
@@ -464,29 +467,28 @@ class Op(Generic[P, R]):
 
     def __call__(self, *args: P.args, **static: P.kwargs) -> Any:
         """The result: an array if all arguments are arrays, a Tensor if one of them is."""
-        if len(args) > self.arity or self.variadic or not static.keys() <= self._names:
+        if self.variadic or len(args) > self.arity or not static.keys() <= self._names:
             args, static = self._bind(args, static)  # type: ignore[assignment]
-        parents: list[Any] = []
         arrays: list[Any] = []
-        tensors = tracked = scalars = lists = False
+        parents: list[Any] = []
+        tensors = tracked = mixed = False
+        first: Any = None
         for a in args:
             parent = None
             if isinstance(a, Tensor):
                 tensors = True
-                parent = a._node if a._node is not None else (a if a._wants_grad else None)
+                parent = a._node or (a if a._wants_grad else None)
                 tracked = tracked or parent is not None
                 a = a._data
-            elif isinstance(a, np.generic):
-                scalars = True
-            elif isinstance(a, (list, tuple)):
-                a, lists = _as_array(a), True
+                first = a if first is None else first
+                mixed = mixed or a.dtype is not first.dtype or type(a) is not type(first)
+            else:
+                mixed = True  # numbers, lists, arrays beside tensors: look closer
             parents.append(parent)
             arrays.append(a)
-        if lists and tensors:
-            arrays = _lists_moved(args, arrays)
-        if scalars:
-            arrays = _scalars_resolved(arrays)
-        precision = _common_precision(self.name, arrays) if tensors and len(arrays) > 1 else None
+        precision = None
+        if mixed:
+            arrays, precision = self._settled(args, arrays, tensors)
         y: Any = self.function(*arrays, **static)
         if self.keeps:
             y, kept = y
@@ -502,12 +504,22 @@ class Op(Generic[P, R]):
         result.grad = result._hooks = result._node = None
         result._wants_grad = False
         if tracked and _mode.recording and self.differentiable:
-            self._check_rules(parents)
-            everything = {**self.defaults, **static}
+            if not self._complete:
+                self._check_rules(parents)
+            everything = {**self.defaults, **static} if self.defaults else static
             if self.keeps:
-                everything["kept"] = kept
+                everything = {**everything, "kept": kept}
             result._node = Node(self, parents, arrays, y, everything)
         return result
+
+    def _settled(self, args: Sequence[Any], arrays: list[Any], tensors: bool) -> tuple[list[Any], Any]:
+        """Lists as arrays, NumPy scalars as plain numbers, and the one precision that all arrays must have."""
+        if any(isinstance(a, (list, tuple)) for a in arrays):
+            arrays = [_as_array(a) if isinstance(a, (list, tuple)) else a for a in arrays]
+            arrays = _lists_moved(args, arrays) if tensors else arrays
+        if any(isinstance(a, np.generic) for a in arrays):
+            arrays = _scalars_resolved(arrays)
+        return arrays, _common_precision(self.name, arrays) if tensors and len(arrays) > 1 else None
 
     def _bind(self, args: tuple[Any, ...], static: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Let static parameters follow positionally, ``x.sum(0)``; let a variadic operation take one list.
@@ -530,25 +542,12 @@ class Op(Generic[P, R]):
         return args[: self.arity], {**dict(zip(self.static, extra, strict=False)), **static}
 
     def _check_rules(self, parents: list[Any]) -> None:
-        if self.joint_rule is not None:
-            return
         for i, parent in enumerate(parents):
             if parent is not None and (i >= len(self.rules) or self.rules[i] is None):
                 raise RuntimeError(
                     f"{self.name} has no derivative for argument {i}, which requires a gradient. "
                     f"Give it a rule with {self.name}.derivative(...), or pass x.detach()."
                 )
-
-    def gradients(self, node: Node, g: Any, inputs: list[Any], output: Any) -> list[Any]:
-        """The gradient of every argument of ``node``, None where none is wanted. Arrays in, arrays out; so Tensors."""
-        assert node.parents is not None
-        needs = tuple(parent is not None for parent in node.parents)
-        if self.joint_rule is not None:
-            return list(self.joint_rule(g, output, *inputs, needs=needs, **node.static))
-        return [
-            rule(g, output, *inputs, **node.static) if need and rule is not None else None
-            for rule, need in zip(self.rules, needs, strict=False)
-        ]
 
     def __repr__(self) -> str:
         return f"<operation {self.name}{inspect.signature(self.function)}>"
@@ -679,10 +678,18 @@ def _walk_back(
     found: dict[Any, Any] = {}
     while heap:
         node = heapq.heappop(heap)[1]
-        g = _after_hooks(node, pending.pop(node))
+        g = pending.pop(node)
+        if node._hooks:
+            g = _after_hooks(node, g)
         if wanted is not None and node in wanted:
             found[node] = g
-        for parent, gradient in _parents_with_gradients(node, g, as_tensors):
+        for parent, gradient in zip(node.parents or (), _gradients(node, g, as_tensors), strict=True):
+            if parent is None:
+                continue
+            if gradient is None:
+                raise RuntimeError(f"the derivative rule of {node.op.name} returned None for a wanted gradient")
+            if gradient.shape != parent.shape:  # the forward broadcast this argument
+                gradient = OPS["sum_to"](gradient, shape=parent.shape)
             if parent in pending:
                 pending[parent] = pending[parent] + gradient
             else:
@@ -692,27 +699,28 @@ def _walk_back(
         if not keep_graph:
             node.free()
     for leaf, g in pending.items():
-        found[leaf] = _after_hooks(leaf, g)
+        found[leaf] = _after_hooks(leaf, g) if leaf._hooks else g
     return found
 
 
-def _parents_with_gradients(node: Node, g: Any, as_tensors: bool) -> Iterator[tuple[Any, Any]]:
-    if node.parents is None or node.inputs is None:
+def _gradients(node: Node, g: Any, as_tensors: bool) -> list[Any]:
+    """The gradient of every argument of a node, None where none is wanted. Arrays in, arrays out; so Tensors."""
+    op, parents, inputs, output = node.op, node.parents, node.inputs, node.output
+    if parents is None or inputs is None:
         raise RuntimeError(
-            f"the graph behind {node.op.name} was freed by an earlier backward(). Compute the result again, "
+            f"the graph behind {op.name} was freed by an earlier backward(). Compute the result again, "
             "or use minidl.grad(..., create_graph=True), which keeps it."
         )
-    inputs, output = node.inputs, node.output
     if as_tensors:
-        inputs = [_restored(a, parent) for a, parent in zip(inputs, node.parents, strict=True)]
+        inputs = [_restored(a, parent) for a, parent in zip(inputs, parents, strict=True)]
         output = _restored(output, node)
-    for parent, gradient in zip(node.parents, node.op.gradients(node, g, inputs, output), strict=True):
-        if parent is not None:
-            if gradient is None:
-                raise RuntimeError(f"the derivative rule of {node.op.name} returned None for a wanted gradient")
-            if gradient.shape != parent.shape:  # the forward broadcast this argument
-                gradient = OPS["sum_to"](gradient, shape=parent.shape)
-            yield parent, gradient
+    if op.joint_rule is not None:
+        needs = tuple([parent is not None for parent in parents])
+        return list(op.joint_rule(g, output, *inputs, needs=needs, **node.static))
+    return [
+        None if parent is None or rule is None else rule(g, output, *inputs, **node.static)
+        for rule, parent in zip(op.rules, parents, strict=False)
+    ]
 
 
 def _restored(array: Any, source: Any) -> Any:

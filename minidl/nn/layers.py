@@ -39,8 +39,9 @@ class Sequential(Module):
 
     def forward(self, x: Any) -> Any:
         """The last module's output."""
-        for _, module in self.named_children():
-            x = module(x)
+        for module in vars(self).values():
+            if isinstance(module, Module):
+                x = module(x)
         return x
 
     def __iter__(self) -> Iterator[Module]:

@@ -48,9 +48,11 @@ class Module:
     def __call__(self, *inputs: Any) -> Any:
         """``forward``, then the forward hooks."""
         output = self.forward(*inputs)
-        for hook in list(vars(self).get("_forward_hooks", {}).values()):
-            replaced = hook(self, inputs, output)
-            output = output if replaced is None else replaced
+        hooks = self.__dict__.get("_forward_hooks")
+        if hooks:
+            for hook in list(hooks.values()):
+                replaced = hook(self, inputs, output)
+                output = output if replaced is None else replaced
         return output
 
     def register_forward_hook(self, hook: Callable[[Module, tuple[Any, ...], Any], Any]) -> Handle:

@@ -7,7 +7,7 @@ from typing import Any
 from minidl.backend import Array, array_module, device_of
 from minidl.ops.nonlinear import softmax, softplus
 from minidl.ops.reduce import mean
-from minidl.tensor import op
+from minidl.tensor import Tensor, op
 
 __all__ = ["binary_cross_entropy", "cross_entropy", "mse", "nll"]
 
@@ -19,7 +19,8 @@ def _check_labels(scores: Array, labels: Array) -> None:
     if labels.dtype.kind not in "iu":
         raise TypeError(f'labels are class numbers, so whole numbers; got {labels.dtype}. Use labels.astype("int64").')
     k = scores.shape[1]
-    if device_of(labels) == "cpu" and labels.size and not 0 <= labels.min() <= labels.max() < k:
+    # seen as unsigned numbers, negative labels are huge: one look for both ends
+    if device_of(labels) == "cpu" and labels.size and labels.astype("uint64").max() >= k:
         raise ValueError(f"labels must lie in 0 … {k - 1} for {k} scores; got {labels.min()} … {labels.max()}")
 
 
@@ -48,18 +49,28 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be in [0, 1); got {label_smoothing}")
     xp = array_module(logits)
-    targets = _targets(logits, labels, label_smoothing)
+    count, classes = logits.shape
+    at_label = xp.arange(count), labels
     shifted = logits - logits.max(axis=1, keepdims=True)
-    wanted = xp.take_along_axis(shifted, labels[:, None].astype("int64"), axis=1)[:, 0]  # other classes may be -inf
+    slope = xp.exp(shifted)
+    total = slope.sum(axis=1, keepdims=True)
+    wanted = shifted[at_label]  # of the other classes one may be -inf
+    slope /= total
+    slope[at_label] -= 1 - label_smoothing
     if label_smoothing:
         wanted = (1 - label_smoothing) * wanted + label_smoothing * shifted.mean(axis=1)
-    return (xp.log(xp.exp(shifted).sum(axis=1)) - wanted).mean(), targets
+        slope -= label_smoothing / classes
+    return (xp.log(total[:, 0]) - wanted).sum() / count, slope
 
 
-cross_entropy.derivative(
-    lambda g, _y, logits, _labels, label_smoothing, kept: (softmax(logits) - kept) * (g / kept.shape[0]),
-    None,
-)
+def _cross_entropy_rule(g: Any, _y: Any, logits: Any, labels: Any, label_smoothing: float, kept: Any) -> Any:
+    """Softmax minus target. The forward has computed it; for higher orders it is written out, to have a history."""
+    if isinstance(logits, Tensor):
+        kept = softmax(logits) - _targets(logits.data, labels, label_smoothing)
+    return kept * (g / kept.shape[0])
+
+
+cross_entropy.derivative(_cross_entropy_rule, None)
 cross_entropy.example(
     lambda draw: ((draw.array((3, 4)), draw.integers((3,), 4)), {"label_smoothing": draw.choice([0.0, 0.2])})
 )

@@ -61,11 +61,16 @@ def linear(x: Array, w: Array, b: Array | None = None) -> Array:
     return y
 
 
-linear.derivative(
-    lambda g, _y, _x, w, _b=None: g @ w,
-    lambda g, _y, x, _w, _b=None: swap_last_axes(_rows(g)) @ _rows(x),
-    lambda g, _y, _x, _w, _b=None: g,
-)
+def _linear_rule(g: Any, _y: Any, x: Any, w: Any, _b: Any = None, *, needs: Sequence[bool]) -> list[Any]:
+    rows, wanted = _rows(g), (*needs, False)
+    return [
+        g @ w if wanted[0] else None,
+        rows.T @ _rows(x) if wanted[1] else None,
+        rows.sum(axis=0) if wanted[2] else None,
+    ][: len(needs)]
+
+
+linear.joint_derivative(_linear_rule)
 linear.example(lambda draw: ((draw.array((2, 3)), draw.array((4, 3)), draw.array((4,))), {}))
 linear.example(lambda draw: ((draw.array((2, 5, 3)), draw.array((4, 3))), {}))
 

@@ -6,10 +6,12 @@ comes from the arguments. A parameter without a gradient is left as it is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from minidl.backend import Array, array_module, device_of, to_device, to_host
+from minidl.optim.flat import Run, flattened
 from minidl.tensor import Tensor
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer"]
@@ -17,6 +19,9 @@ __all__ = ["SGD", "Adam", "AdamW", "Optimizer"]
 
 class Optimizer:
     """Base class: groups, state, and the loop over parameters; a subclass writes ``update``.
+
+    ``elementwise = True`` in a subclass says that its rule treats every number alike, whatever tensor it belongs to:
+    then small parameters are updated together, as one long vector (see ``flat.py``).
 
     Args:
         params: tensors, or groups (dicts with "params" and settings of their own).
@@ -27,11 +32,15 @@ class Optimizer:
         TypeError: something else than leaf tensors that require gradients.
     """
 
+    elementwise = False
+
     def __init__(self, params: Iterable[Any], **defaults: Any) -> None:
         items = list(params)
         groups = items if items and isinstance(items[0], dict) else [{"params": items}]
         self.groups: list[dict[str, Any]] = [self._group(group, defaults) for group in groups]
         self.state: list[dict[str, Any]] = [{} for _ in self.members()]
+        self._flat: list[Run] = []
+        self._flat_of: Any = None  # the memory that the runs share
         self.lr_factor = 1.0  #: what a schedule multiplies every learning rate by
         self._check()
 
@@ -68,6 +77,14 @@ class Optimizer:
 
     def step(self) -> None:
         """Change every parameter that has a gradient."""
+        if self.elementwise:
+            if not self._flat_is_current():
+                self._flat = flattened(self.members(), self.state)
+                self._flat_of = self.state
+            for run in self._flat:
+                self.update(run.p, run.gathered(), run.state, run.group, run.group["lr"] * self.lr_factor)
+                run.hand_back()
+            return
         for (group, p), state in zip(self.members(), self.state, strict=True):
             if p.grad is not None:
                 self.update(p, p.grad, state, group, group["lr"] * self.lr_factor)
@@ -75,6 +92,13 @@ class Optimizer:
     def update(self, p: Tensor, g: Array, state: dict[str, Any], group: dict[str, Any], lr: float) -> None:
         """Change one parameter by its gradient ``g``; ``state`` is this parameter's own memory, empty at first."""
         raise NotImplementedError
+
+    def _flat_is_current(self) -> bool:
+        """Whether the runs still are what they were made of: the same memory, gradients for the same parameters."""
+        if self._flat_of is not self.state:
+            return False
+        count = sum(p.grad is not None for group in self.groups for p in group["params"])
+        return count == sum(len(run.params) for run in self._flat) and all(run.holds() for run in self._flat)
 
     def zero_grad(self) -> None:
         """Forget the gradients of all parameters."""
@@ -136,6 +160,8 @@ class SGD(Optimizer):
     Source: as in Sutskever et al. 2013, in PyTorch's form (the rate outside the velocity).
     """
 
+    elementwise = True
+
     def __init__(
         self, params: Iterable[Any], lr: float, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
     ) -> None:
@@ -173,6 +199,7 @@ class Adam(Optimizer):
     Source: Kingma & Ba 2015, "Adam: A Method for Stochastic Optimization".
     """
 
+    elementwise = True
     decoupled = False
 
     def __init__(
@@ -199,12 +226,19 @@ class Adam(Optimizer):
         state["t"] += 1
         m, v = state["m"], state["v"]
         m *= beta1
-        m += (1 - beta1) * g
+        work = xp.multiply(g, 1 - beta1, out=xp.empty_like(g))
+        m += work
         v *= beta2
-        v += (1 - beta2) * g * g
-        scale = lr / (1 - beta1 ** state["t"])
-        root = xp.sqrt(v / (1 - beta2 ** state["t"]))
-        p.data -= scale * m / (root + group["eps"])
+        xp.multiply(g, g, out=work)
+        work *= 1 - beta2
+        v += work
+        # work becomes the step: lr · m̂ / (√v̂ + eps), with both corrections drawn into numbers
+        correction = math.sqrt(1 - beta2 ** state["t"])
+        xp.sqrt(v, out=work)
+        work += group["eps"] * correction
+        xp.divide(m, work, out=work)
+        work *= lr * correction / (1 - beta1 ** state["t"])
+        p.data -= work
 
 
 class AdamW(Adam):
