@@ -1,19 +1,29 @@
-"""The threads of the matrix library under NumPy: how many it uses here, and a way to use fewer for a while.
+"""The threads of minidl's kernels and of the matrix library under NumPy: how many there are, and how work is shared.
+
+A kernel on the host is *shared*: the batch is cut into one part per thread, every thread computes its part with NumPy,
+which lets go of the interpreter while it computes, and the matrix library keeps to one thread meanwhile. ``use(n)`` or
+the environment's MINIDL_THREADS sets how many; else it is as many as the matrix library would use itself.
 
 For small matrices a second thread costs more than it brings, and on a busy machine ten times more: the threads wait for
-each other by spinning. What other code in the process has chosen is put back afterwards.
+each other by spinning. What other code in the process has chosen for the matrix library is put back afterwards.
 """
 
 from __future__ import annotations
 
+import contextvars
 import ctypes
 import functools
-from collections.abc import Callable, Iterator
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["blas_threads", "limited"]
+__all__ = ["blas_threads", "count", "limited", "share", "use"]
+
+T = TypeVar("T")
 
 # OpenBLAS as NumPy's wheels bring it, as conda and Linux distributions do
 PREFIXES = ("scipy_openblas_", "openblas_")
@@ -44,17 +54,142 @@ def blas_threads() -> int | None:
     return None if functions is None else int(functions[0]())
 
 
+class _Limits:
+    """The limits in force, of all threads of the process, and what the matrix library's setting was before the first.
+
+    Two threads may be inside ``limited`` at once, and leave in any order: the last one out puts the setting back.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.active, self.before = threading.Lock(), list[int](), 1
+
+    def change(self, change: Callable[[int], None], limit: int) -> None:
+        """Add (``active.append``) or take away (``active.remove``) a limit, and set what is then the lowest."""
+        functions = _openblas()
+        with self.lock:
+            if functions is not None and not self.active:
+                self.before = int(functions[0]())
+            change(limit)
+            if functions is not None:
+                functions[1](min([self.before, *self.active]))
+
+
+_limits = _Limits()
+
+
 @contextmanager
-def limited(count: int) -> Iterator[None]:
-    """At most ``count`` threads for matrix products inside; outside it is as it was. Does nothing without OpenBLAS."""
-    functions = _openblas()
-    if functions is None:
-        yield
-        return
-    get, set_ = functions
-    before = int(get())
-    set_(min(count, before))
+def limited(limit: int) -> Iterator[None]:
+    """At most ``limit`` threads for matrix products and for ``share`` inside; outside it is as it was."""
+    _limits.change(_limits.active.append, limit)
     try:
         yield
     finally:
-        set_(before)
+        _limits.change(_limits.active.remove, limit)
+
+
+# ---------------------------------------------------------------------------------------------------- sharing work
+
+
+def _from_environment() -> int | None:
+    text = os.environ.get("MINIDL_THREADS", "")
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"MINIDL_THREADS is {text!r}; set a whole number of threads, 1 or more, or leave it out")
+    return int(text)
+
+
+_chosen: list[int | None] = []  # what use() was told; empty until the environment was read
+
+
+def use(threads: int | None) -> None:
+    """Compute with so many threads from now on; None: as many as the matrix library uses.
+
+    Raises:
+        ValueError: fewer than one.
+    """
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads.use({threads}): at least one thread has to do the work")
+    _chosen[:] = [threads]
+
+
+def count() -> int:
+    """How many threads ``share`` cuts work for here and now."""
+    if not _chosen:
+        _chosen[:] = [_from_environment()]
+    return min([_chosen[0] or blas_threads() or 1, *_limits.active])
+
+
+class _Worker:
+    """A thread that waits for work. It takes one call at a time and hands back the result, or the error it met."""
+
+    def __init__(self) -> None:
+        self.calls: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
+        self.results: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+        threading.Thread(target=self._loop, name="minidl", daemon=True).start()
+
+    def _loop(self) -> None:
+        while True:
+            self.results.put(_outcome(self.calls.get()))
+
+
+def _outcome(call: Callable[[], T]) -> tuple[T | None, BaseException | None]:
+    try:
+        return call(), None
+    except BaseException as error:  # it is raised again in the thread that asked
+        return None, error
+
+
+_workers: list[_Worker] = []
+_free = threading.Lock()  # held by the thread whose work the workers do
+
+
+def _after_fork() -> None:
+    global _free
+    _workers.clear()  # a child process has none of its parent's threads
+    _free = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def share(work: Callable[[int, int], T], length: int, least: int = 1) -> list[T]:
+    """``work(start, stop)`` on consecutive parts of ``range(length)``, one per thread; the results in order.
+
+    The parts depend on ``count()`` alone. Where the workers are busy with another thread's work (or this is a worker),
+    the caller does all parts itself, one after the other.
+
+    Args:
+        work: must be safe to run in several threads on different parts.
+        length: for example the size of the batch.
+        least: the smallest part worth a thread.
+
+    Raises:
+        Whatever ``work`` raises, after all parts have ended.
+    """
+    parts = max(1, min(count(), length // max(least, 1)))
+    bounds = [length * i // parts for i in range(parts + 1)]
+    calls = [functools.partial(work, *bounds[i : i + 2]) for i in range(parts)]
+    with limited(1):
+        if parts == 1 or not _free.acquire(blocking=False):
+            return [call() for call in calls]
+        try:
+            outcomes = _in_parallel(calls)
+        finally:
+            _free.release()
+    for _, error in outcomes:
+        if error is not None:
+            raise error
+    return [result for result, _ in outcomes]  # type: ignore[misc]
+
+
+def _in_parallel(calls: Sequence[Callable[[], T]]) -> list[tuple[T | None, BaseException | None]]:
+    """The first call here, the others in the workers."""
+    while len(_workers) < len(calls) - 1:
+        _workers.append(_Worker())
+    helpers = _workers[: len(calls) - 1]
+    for worker, call in zip(helpers, calls[1:], strict=True):
+        worker.calls.put(functools.partial(contextvars.copy_context().run, call))  # np.errstate is the caller's
+    own = _outcome(calls[0])
+    return [own, *(worker.results.get() for worker in helpers)]

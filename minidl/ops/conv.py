@@ -1,5 +1,8 @@
 """Convolution in two dimensions, by gathering patches into columns and multiplying matrices.
 
+This is the plain version, for every library and all arguments. ``conv_numpy`` has a fast one for ordinary cases on the
+host; each operation asks it first.
+
 Three operations are each other's derivatives, so that gradients of any order come free:
 ``conv2d`` (x, w -> y), ``conv2d_input_grad`` (g, w -> x-shaped; it is also the transposed convolution) and
 ``conv2d_weight_grad`` (x, g -> w-shaped). Shapes: x (N, C, H, W), w (O, C/groups, kh, kw), y (N, O, H', W') with
@@ -13,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 from minidl.backend import Array, array_module
+from minidl.ops import conv_numpy
 from minidl.ops.reduce import sum
 from minidl.tensor import op
 
@@ -118,6 +122,8 @@ def conv2d(
     (sh, sw), (ph, pw), (dh, dw) = pair(stride), pair(padding), pair(dilation)
     kernel = w.shape[2:]
     out = (out_length(x.shape[2], kernel[0], sh, ph, dh), out_length(x.shape[3], kernel[1], sw, pw, dw))
+    if conv_numpy.takes(x, w, kernel, (ph, pw), (dh, dw), groups):
+        return conv_numpy.conv2d(x, w, b, (sh, sw), (ph, pw), out)
     columns = _grouped(_columns(x, kernel, out, stride, padding, dilation), groups, 1)
     y = (w.reshape(groups, w.shape[0] // groups, -1) @ columns).reshape(x.shape[0], w.shape[0], *out)
     return y if b is None else y + b[:, None, None]
@@ -145,6 +151,8 @@ def conv2d_input_grad(
         (N, C, H, W).
     """
     ph, pw = pair(padding)
+    if conv_numpy.takes(g, w, w.shape[2:], (ph, pw), pair(dilation), groups):
+        return conv_numpy.conv2d_input_grad(g, w, pair(image), pair(stride), (ph, pw))
     n, (h, width), kernel, out = g.shape[0], image, w.shape[2:], g.shape[2:]
     matrices = w.reshape(groups, w.shape[0] // groups, -1).swapaxes(1, 2)
     columns = (matrices @ _grouped(g, groups, 0)).reshape(n, w.shape[1] * groups, *kernel, *out)
@@ -175,6 +183,8 @@ def conv2d_weight_grad(
     Returns:
         (O, C/groups, kh, kw).
     """
+    if conv_numpy.takes(x, g, kernel, pair(padding), pair(dilation), groups):
+        return conv_numpy.conv2d_weight_grad(x, g, kernel, pair(stride), pair(padding))
     columns = _grouped(_columns(x, kernel, g.shape[2:], stride, padding, dilation), groups, 1)
     products = _grouped(g, groups, 0) @ columns.swapaxes(2, 3)  # (N, groups, O/groups, C/groups·kh·kw)
     return products.sum(axis=0).reshape(g.shape[1], x.shape[1] // groups, *kernel)

@@ -1,0 +1,495 @@
+"""Convolution on the host, fast: a few large matrix products on views of channels-last images.
+
+``conv.py`` sends NumPy arrays here; its plain versions say what these functions compute, and test them. Images are
+(N, C, H, W) outside and (N, H, W, C) in memory, *rows* of W·C numbers. Four ideas:
+
+1. *Along W, a window is a view.* kw neighbouring pixels are one run of kw·C numbers. Every ``phases``-th window
+   overlaps none of the others, so that such windows are an ordinary matrix, and so are the places of their results:
+   ``np.matmul`` reads and writes them where they are. Where channels are few, a window makes q results at once.
+2. *Along H, products are saved* (Toom-Cook; in neural networks known as Winograd): ``step`` results of a kernel of k
+   rows need step + k - 1 products, not step·k: y = out @ ((kern @ w) * (into @ x)) with three tiny matrices.
+3. *A stride is a change of shape.* sw neighbouring pixels are one pixel of sw·C channels, the rows that are sh apart
+   one smaller image; sh kernels of ⌈kh/sh⌉ × ⌈kw/sw⌉ see them with stride 1, and their results are added up.
+4. *A chunk of work fits into the cache*, and a product is small enough for OpenBLAS to skip its packing. Each thread
+   takes a part of the batch and keeps its scratch memory.
+
+The gradient for the input is a convolution of g with the kernel turned round, whose results are s neighbouring pixels;
+the one for the weights is the same product with x's windows transposed. An infinite pixel may make NaN of the results
+within a tile's height, not of its own windows alone. Sources: Winograd 1980, "Arithmetic Complexity of Computations";
+Lavin & Gray 2016, "Fast Algorithms for Convolutional Neural Networks".
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from minidl import threads
+from minidl.backend import Array
+
+__all__ = ["conv2d", "conv2d_input_grad", "conv2d_weight_grad", "takes"]
+
+Ints: TypeAlias = tuple[int, int]
+DType: TypeAlias = np.dtype[Any]
+
+VALUES = 6  # products per tile: 4 rows of results for a kernel of 3 rows, 2 for one of 5
+# Where the polynomials are evaluated, infinity besides. Their powers shall spread little: with the usual ±1 and ±2
+# instead of ±0.6 and ±1.5 the rounding error is half as large again.
+POINTS = {1: [0.0], 2: [0.0, 1.0], 3: [0.0, 1.0, -1.0], 4: [0.0, 0.6, -0.6, 1.5], 5: [0.0, 0.6, -0.6, 1.5, -1.5]}
+CHUNK = 1 << 20  # bytes of scratch that stay in a core's cache
+PRODUCT = 1_000_000  # multiplications up to which OpenBLAS takes its kernel for small matrices
+LEAST = 48  # rows a product should have; where PRODUCT allows fewer, packing costs less
+LONGEST = 512
+SHARED = 4_000_000  # multiplications that are worth a thread of their own
+
+
+def takes(x: Array, w: Array, kernel: Sequence[int], padding: Ints, dilation: Ints, groups: int) -> bool:
+    """Whether these functions handle such arrays and arguments; if not, the plain versions do."""
+    return (
+        type(x) is type(w) is np.ndarray
+        and x.dtype == w.dtype
+        and x.dtype in (np.float32, np.float64)
+        and x.size * w.size > 0
+        and dilation == (1, 1)
+        and groups == 1
+        and padding[0] < kernel[0]
+        and padding[1] < kernel[1]
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- the layout
+
+
+@functools.cache
+def _transforms(step: int, kernel: int, dtype: DType) -> tuple[Array, Array, Array]:
+    """The matrices (into, kern, out) by which ``step`` sliding products with a kernel become one product each."""
+    if step == 1:
+        return np.eye(kernel, dtype=dtype), np.eye(kernel, dtype=dtype), np.ones((1, kernel), dtype)
+    values = step + kernel - 1
+
+    def powers(count: int) -> Array:  # so many coefficients -> the polynomial's values; at infinity the last of them
+        finite = [[point**i for i in range(count)] for point in POINTS[values - 1]]
+        return np.array([*finite, [0.0] * (count - 1) + [1.0]])
+
+    into = np.linalg.inv(powers(values)).T
+    size = np.linalg.norm(into, axis=1, keepdims=True)
+    into, kern, out = (np.ascontiguousarray(m, dtype) for m in (into / size, powers(kernel) * size, powers(step).T))
+    return into, kern, out
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A correlation with stride 1 along W, between images of ``c`` channels and results of ``o`` channels.
+
+    ``wide`` columns of scratch hold a row of ``row`` numbers, behind ``left`` zeros; the next row's zeros are this
+    one's right end too. A window that begins in the last columns runs over into the next row: its result is never read.
+    ``split`` rows of the source are one group, or ``made`` rows of results: idea 3, forwards and backwards.
+    """
+
+    c: int
+    o: int
+    kh: int
+    kw: int
+    row: int
+    left: int
+    wide: int
+    top: int  # the first row that the first tile sees, negative in the padding
+    groups: int  # groups of rows of results
+    out_row: int  # numbers in a row of results
+    split: int
+    made: int
+
+    @functools.cached_property
+    def step(self) -> int:
+        """Groups of rows that one tile makes."""
+        return 1 if self.kh == 1 else max(1, min(VALUES - self.kh + 1, self.groups))
+
+    @functools.cached_property
+    def values(self) -> int:
+        """Products per tile, group member by group member."""
+        return self.step + self.kh - 1
+
+    @functools.cached_property
+    def tiles(self) -> int:
+        """Tiles of an image, from top to bottom."""
+        return -(-self.groups // self.step)
+
+    @functools.cached_property
+    def q(self) -> int:
+        """Results along W of one window: the narrower the matrices, the more."""
+        q = 1
+        while ((q + self.kw - 1) * self.c < 12 and q * self.o < 48) or (q * self.o < 8 and q < 16):
+            q *= 2
+        return q
+
+    @functools.cached_property
+    def span(self) -> int:
+        """Columns in a window."""
+        return self.q + self.kw - 1
+
+    @functools.cached_property
+    def every(self) -> int:
+        """Distance of windows of one phase: the first multiple of q without overlap."""
+        return -(-self.span // self.q) * self.q
+
+    def cut(self, columns: int) -> Ints:
+        """(parts, m) of products with m windows each."""
+        windows = -(-columns // self.every)
+        most = PRODUCT // (self.span * self.c * self.q * self.o)
+        parts = -(-windows // (LONGEST if most < LEAST else min(most, LONGEST)))
+        return parts, -(-windows // parts)
+
+    def cut_taps(self, columns: int) -> Ints:
+        """(parts, m) of products with m neighbouring pixels each."""
+        most = PRODUCT // (self.c * self.o)
+        parts = 1 if most < LEAST else -(-columns // most)
+        return parts, -(-columns // parts)
+
+    @functools.lru_cache(maxsize=16)  # noqa: B019  (grids are kept anyway)
+    def length(self, columns: int) -> int:
+        """Columns of scratch, so that no window reaches beyond it."""
+        (parts, m), (taps, long) = self.cut(columns), self.cut_taps(columns)
+        return max(parts * m * self.every, taps * long) + self.span
+
+    def chunks(self, images: int, itemsize: int) -> Iterator[tuple[slice, slice]]:
+        """Images and tiles whose scratch fits into the cache."""
+        tile = self.values * self.wide * (self.split * self.c + self.made * self.split * self.o) * itemsize
+        fit = max(1, CHUNK // tile)
+        if fit >= self.tiles:
+            for part in _even(images, fit // self.tiles):
+                yield part, slice(0, self.tiles)
+        else:
+            for n in range(images):
+                for part in _even(self.tiles, fit):
+                    yield slice(n, n + 1), part
+
+    def into(self, dtype: DType) -> Array:
+        """(split·values, split·values): the values of each member's rows, which alternate."""
+        matrix = _transforms(self.step, self.kh, dtype)[0]
+        return _alternating(matrix, self.split)
+
+    def out(self, dtype: DType) -> Array:
+        """(made·step, ·): the rows of results, alternating if they are several; members of the source are added up."""
+        matrix = _transforms(self.step, self.kh, dtype)[2]
+        return np.tile(_alternating(matrix.T, self.made).T, (1, self.split))
+
+
+@functools.lru_cache(maxsize=256)
+def _grid(*sizes: int) -> Grid:
+    return Grid(*sizes)
+
+
+def _alternating(matrix: Array, members: int) -> Array:
+    """(e, i) -> (members·e, i·members): each member's block is the matrix, on columns that take turns."""
+    if members == 1:
+        return matrix
+    e, i = matrix.shape
+    return np.einsum("ei,ab->aeib", matrix, np.eye(members, dtype=matrix.dtype)).reshape(members * e, i * members)
+
+
+def _even(length: int, most: int) -> Iterator[slice]:
+    """``range(length)`` in the fewest parts of at most ``most``, all about the same."""
+    parts = -(-length // most)
+    for i in range(parts):
+        yield slice(length * i // parts, length * (i + 1) // parts)
+
+
+# ---------------------------------------------------------------------------------------------- scratch and its views
+
+
+class _Memory(threading.local):
+    def __init__(self) -> None:
+        self.arrays: dict[tuple[str, DType], Array] = {}
+
+
+_memory = _Memory()
+
+
+def _scratch(role: str, shape: tuple[int, ...], dtype: DType) -> Array:
+    """Memory of this thread that is used again and again: for each role as much as its largest use so far."""
+    size = math.prod(shape)
+    kept = _memory.arrays.get((role, dtype))
+    if kept is None or kept.size < size:
+        kept = _memory.arrays[role, dtype] = np.empty(size, dtype)
+    return kept[:size].reshape(shape)
+
+
+def _view(array: Array, shape: tuple[int, ...], strides: tuple[int, ...], start: int = 0) -> Array:
+    """A view of a contiguous array, strides and start in elements. NumPy checks that it stays inside."""
+    size = array.itemsize
+    return np.ndarray(shape, array.dtype, array, start * size, tuple(s * size for s in strides))
+
+
+def _tiled(grid: Grid, scratch: Array, images: int, tiles: int, start: int, width: int) -> Array:
+    """Scratch (a, values, length, c) as (images, tiles, a·values, width), from number ``start`` of every row."""
+    a, values, length, c = scratch.shape
+    row = grid.wide * c
+    return _view(scratch, (images, tiles, a * values, width), (tiles * row, row, length * c, 1), start)
+
+
+def _windows(grid: Grid, scratch: Array, parts: int, m: int, width: int) -> Array:
+    """Scratch (a, values, length, c) as matrices (a, values, parts, phases, m, width·c): idea 1."""
+    a, values, length, c = scratch.shape
+    every, phases = grid.every, grid.every // grid.q
+    strides = (values * length * c, length * c, m * every * c, grid.q * c, every * c, 1)
+    return _view(scratch, (a, values, parts, phases, m, width * c), strides)
+
+
+def _clear(scratch: Array, columns: int, wide: int, start: int, width: int) -> None:
+    """Zeros wherever ``_tiled`` with the same start and width does not reach."""
+    a, values, length, c = scratch.shape
+    scratch[:, :, columns:] = 0
+    rows = scratch.reshape(a * values, length * c)[:, : columns * c].reshape(a * values, columns // wide, wide * c)
+    rows[:, :, :start] = 0
+    rows[:, :, start + width :] = 0
+
+
+# ------------------------------------------------------------------------------------------------------- the products
+
+
+def _spread(matrix: Array, x: Array, step: int, start: int, out: Array) -> None:
+    """``out[n, t, e] = Σ_i matrix[e, i] x[n, start + t·step + i]`` for rows x (n, H, ·); rows outside are zero."""
+    h, taps, tiles = x.shape[1], matrix.shape[1], out.shape[1]
+    first = min(tiles, max(0, -(start // step)))
+    last = min(tiles, max(first, (h - start - taps) // step + 1))
+    if last > first:
+        sn, sh, sw = x.strides
+        shape = (x.shape[0], last - first, taps, x.shape[2])
+        inside = np.lib.stride_tricks.as_strided(x[:, start + first * step :], shape, (sn, step * sh, sh, sw))
+        np.matmul(matrix, inside, out=out[:, first:last])
+    for t in (*range(first), *range(last, tiles)):
+        top = start + t * step
+        low, high = max(0, top), min(h, top + taps)
+        if low < high:
+            np.matmul(matrix[:, low - top : high - top], x[:, low:high], out=out[:, t])
+        else:
+            out[:, t] = 0
+
+
+def _gather(matrix: Array, values: Array, y: Array) -> None:
+    """``y[n, t·step + s] = Σ_e matrix[s, e] values[n, t, e]`` for rows y (n, H', ·); the last tile may hang over."""
+    step, whole = matrix.shape[0], y.shape[1] // matrix.shape[0]
+    if whole:
+        np.matmul(matrix, values[:, :whole], out=y[:, : whole * step].reshape(y.shape[0], whole, step, -1))
+    rest = y[:, whole * step :]
+    if rest.shape[1]:
+        np.matmul(matrix[: rest.shape[1]], values[:, whole], out=rest)
+
+
+def _stage(grid: Grid, x: Array, into: Array, images: slice, tiles: slice) -> Array:
+    """The values of rows x (N, H, ·) in scratch (split, values, length, c), zeros where the kernel looks beyond."""
+    n, t = images.stop - images.start, tiles.stop - tiles.start
+    columns = n * t * grid.wide
+    scratch = _scratch("x", (grid.split, grid.values, grid.length(columns), grid.c), x.dtype)
+    _clear(scratch, columns, grid.wide, grid.left, grid.row)
+    step = grid.split * grid.step
+    _spread(into, x[images], step, grid.top + tiles.start * step, _tiled(grid, scratch, n, t, grid.left, grid.row))
+    return scratch
+
+
+def _kernel_values(grid: Grid, w: Array) -> Array:
+    """Weights (a, kh, kw, c, o) -> (a, values, 1, 1, span·c, q·o), the kernel q times, one column further each time."""
+    kern = _transforms(grid.step, grid.kh, w.dtype)[1]
+    u = (kern @ w.reshape(len(w), grid.kh, -1)).reshape(len(w), grid.values, grid.kw, grid.c, grid.o)
+    if grid.q > 1:
+        shifted = np.zeros((len(w), grid.values, grid.span, grid.c, grid.q, grid.o), w.dtype)
+        for i in range(grid.q):
+            shifted[:, :, i : i + grid.kw, :, i] = u
+        u = shifted
+    return u.reshape(len(w), grid.values, 1, 1, grid.span * grid.c, grid.q * grid.o)
+
+
+def _correlate(grid: Grid, x: Array, w: Array, bias: Array | None, y: Array) -> None:
+    """Rows x (N, H, ·) and weights (a, kh, kw, c, o) -> rows y (N, H', ·), with a row of biases added."""
+    u, into, out = _kernel_values(grid, w), grid.into(x.dtype), grid.out(x.dtype)
+
+    def part(first: int, stop: int) -> None:
+        mine, results = x[first:stop], y[first:stop]
+        for images, tiles in grid.chunks(stop - first, x.itemsize):
+            n, t = images.stop - images.start, tiles.stop - tiles.start
+            scratch = _stage(grid, mine, into, images, tiles)
+            products = _scratch("y", (len(u), grid.values, scratch.shape[2], grid.o), x.dtype)
+            parts, m = grid.cut(n * t * grid.wide)
+            windows = _windows(grid, scratch, parts, m, grid.span)
+            np.matmul(windows, u, out=_windows(grid, products, parts, m, grid.q))
+            step = grid.made * grid.step
+            rows = results[images, tiles.start * step : tiles.stop * step]
+            _gather(out, _tiled(grid, products, n, t, 0, grid.out_row), rows)
+            if bias is not None:
+                rows += bias
+
+    threads.share(part, len(x), _least(grid))
+
+
+def _correlate_weights(grid: Grid, x: Array, g: Array) -> Array:
+    """Rows x (N, H, ·) and g (N, H', ·) -> the gradient of the weights (split, kh, kw, c, o)."""
+    _, kern, out = _transforms(grid.step, grid.kh, x.dtype)
+    into, spread = grid.into(x.dtype), np.ascontiguousarray(out.T)
+
+    def part(first: int, stop: int) -> Array:
+        total: Array = 0
+        for images, tiles in grid.chunks(stop - first, x.itemsize):
+            n, t = images.stop - images.start, tiles.stop - tiles.start
+            scratch = _stage(grid, x[first:stop], into, images, tiles)
+            columns = n * t * grid.wide
+            values = _scratch("y", (1, grid.values, scratch.shape[2], grid.o), x.dtype)
+            _clear(values, columns, grid.wide, 0, grid.out_row)
+            target = _tiled(grid, values, n, t, 0, grid.out_row)
+            _spread(spread, g[first:stop][images], grid.step, tiles.start * grid.step, target)
+            total = total + (_by_taps if grid.q == 1 else _by_windows)(grid, scratch, values, columns)
+        return total
+
+    parts = threads.share(part, len(x), _least(grid))
+    u = functools.reduce(np.add, parts)
+    return (kern.T @ u.reshape(grid.split, grid.values, -1)).reshape(grid.split, grid.kh, grid.kw, grid.c, grid.o)
+
+
+def _by_taps(grid: Grid, scratch: Array, values: Array, columns: int) -> Array:
+    """(split, values, kw, c, o): for every column of the kernel, all pixels times the results they contribute to."""
+    parts, m = grid.cut_taps(columns)
+    a, e, length, c = scratch.shape
+    o = grid.o
+    pixels = _view(scratch, (a, e, grid.kw, parts, c, m), (e * length * c, length * c, c, m * c, 1, c))
+    results = _view(values, (1, e, 1, parts, m, o), (0, length * o, 0, m * o, o, 1))
+    return np.matmul(pixels, results, out=_scratch("w", (a, e, grid.kw, parts, c, o), scratch.dtype)).sum(axis=3)
+
+
+def _by_windows(grid: Grid, scratch: Array, values: Array, columns: int) -> Array:
+    """The same by windows times the q results of each; the q shifts are added up."""
+    parts, m = grid.cut(columns)
+    windows = _windows(grid, scratch, parts, m, grid.span).swapaxes(-1, -2)
+    results = _windows(grid, values, parts, m, grid.q)
+    shape = (*windows.shape[:4], grid.span * grid.c, grid.q * grid.o)
+    products = np.matmul(windows, results, out=_scratch("w", shape, scratch.dtype)).sum(axis=(2, 3))
+    shifted = products.reshape(*windows.shape[:2], grid.span, grid.c, grid.q, grid.o)
+    return functools.reduce(np.add, [shifted[:, :, i : i + grid.kw, :, i] for i in range(grid.q)])
+
+
+def _least(grid: Grid) -> int:
+    """The fewest images that are worth a thread."""
+    image = grid.tiles * grid.values * grid.wide * grid.split * grid.made * grid.kw * grid.c * grid.o
+    return max(1, SHARED // image)
+
+
+# ------------------------------------------------------------------------------------------------------- the three
+
+
+def _rows(x: Array) -> Array:
+    """(N, C, H, W) -> (N, H, W·C); a copy only if it lies otherwise in memory."""
+    n, c, h, w = x.shape
+    return np.ascontiguousarray(x.transpose(0, 2, 3, 1)).reshape(n, h, w * c)
+
+
+def _images(n: int, c: int, h: int, w: int, dtype: DType) -> tuple[Array, Array]:
+    """New images (N, C, H, W), and their rows (N, H, W·C)."""
+    rows = np.empty((n, h, w * c), dtype)
+    return rows.reshape(n, h, w, c).transpose(0, 3, 1, 2), rows
+
+
+def _forward_grid(x: Array, kernel: Sequence[int], stride: Ints, padding: Ints, out: Ints, o: int) -> Grid:
+    (_, c, _, w), (sh, sw), (ph, pw) = x.shape, stride, padding
+    wide = -(-max(pw + w, (out[1] - 1) * sw + kernel[1] - pw) // sw)
+    kh, kw = -(-kernel[0] // sh), -(-kernel[1] // sw)
+    return _grid(sw * c, o, kh, kw, w * c, pw * c, wide, -ph, out[0], out[1] * o, sh, 1)
+
+
+def _split_kernel(w: Array, stride: Ints, before: Ints = (0, 0), size: Ints | None = None) -> Array:
+    """(O, C, kh, kw) -> (sh, ⌈kh/sh⌉, ⌈kw/sw⌉, sw, C, O), with zeros before and after the kernel."""
+    (o, c, kh, kw), (sh, sw), (top, left) = w.shape, stride, before
+    bh, bw = size or (-(-kh // sh), -(-kw // sw))
+    framed = np.zeros((bh * sh, bw * sw, c, o), w.dtype)
+    framed[top : top + kh, left : left + kw] = w.transpose(2, 3, 1, 0)
+    return framed.reshape(bh, sh, bw, sw, c, o).swapaxes(0, 1)
+
+
+def _pixels(x: Array, stride: Ints = (1, 1)) -> Array:
+    """Every s-th pixel of (N, C, H, W) -> (N, ·, C)."""
+    rows = np.ascontiguousarray(x[:, :, :: stride[0], :: stride[1]].transpose(0, 2, 3, 1))
+    return rows.reshape(len(rows), -1, rows.shape[3])
+
+
+def _of_one_pixel(kernel: Sequence[int]) -> bool:
+    return tuple(kernel) == (1, 1)
+
+
+def _matmul(a: Array, b: Array, out: Array) -> None:
+    """(N, P, K) @ (K, M), shared."""
+
+    def part(first: int, stop: int) -> None:
+        np.matmul(a[first:stop], b, out=out[first:stop])
+
+    threads.share(part, len(a), max(1, SHARED * len(a) // (a.size * b.shape[1])))
+
+
+def conv2d(x: Array, w: Array, b: Array | None, stride: Ints, padding: Ints, out: Ints) -> Array:
+    """``conv.conv2d``: x (N, C, H, W), w (O, C, kh, kw), b (O,) or None -> (N, O, H', W') with (H', W') = ``out``."""
+    bias = None if b is None else np.tile(b, out[1])
+    y, rows = _images(x.shape[0], w.shape[0], *out, x.dtype)
+    if _of_one_pixel(w.shape[2:]):
+        _matmul(_pixels(x, stride), w[:, :, 0, 0].T, rows.reshape(len(rows), -1, len(w)))
+        if bias is not None:
+            rows += bias
+        return y
+    grid = _forward_grid(x, w.shape[2:], stride, padding, out, w.shape[0])
+    kernel = _split_kernel(w, stride).reshape(grid.split, grid.kh, grid.kw, grid.c, grid.o)
+    _correlate(grid, _rows(x), kernel, bias, rows)
+    return y
+
+
+def conv2d_input_grad(g: Array, w: Array, image: Ints, stride: Ints, padding: Ints) -> Array:
+    """``conv.conv2d_input_grad``: row u·s + a of the result meets kernel row a + p - s·e in row u + e of g."""
+    if _of_one_pixel(w.shape[2:]):
+        return _input_grad_of_one_pixel(g, w[:, :, 0, 0], image, stride)
+    (n, o, _, ow), (_, c, kh, kw) = g.shape, w.shape
+    low = [-((k - 1 - p) // s) for k, p, s in zip((kh, kw), padding, stride, strict=True)]
+    high = [(s - 1 + p) // s for p, s in zip(padding, stride, strict=True)]
+    before = [s * e - p for s, e, p in zip(stride, high, padding, strict=True)]
+    size = [b - a + 1 for a, b in zip(low, high, strict=True)]
+    split = _split_kernel(w, stride, (before[0], before[1]), (size[0], size[1]))[:, ::-1, ::-1]
+    kernel = np.ascontiguousarray(split.transpose(0, 1, 2, 5, 3, 4)).reshape(stride[0], *size, o, stride[1] * c)
+    groups, columns = -(-image[0] // stride[0]), -(-image[1] // stride[1])
+    wide = max(ow - low[1], columns + high[1])
+    grid = _grid(o, stride[1] * c, *size, ow * o, -low[1] * o, wide, low[0], groups, image[1] * c, 1, stride[0])
+    dx, rows = _images(n, c, *image, g.dtype)
+    _correlate(grid, _rows(g), kernel, None, rows)
+    return dx
+
+
+def _input_grad_of_one_pixel(g: Array, w: Array, image: Ints, stride: Ints) -> Array:
+    """Every s-th pixel is g @ w, the others are zero."""
+    n, _, oh, ow = g.shape
+    met, rows = _images(n, w.shape[1], oh, ow, g.dtype)
+    _matmul(_pixels(g), w, rows.reshape(n, oh * ow, w.shape[1]))
+    if (oh, ow) == image:
+        return met
+    dx, rows = _images(n, w.shape[1], *image, g.dtype)
+    rows[:] = 0
+    dx[:, :, :: stride[0], :: stride[1]] = met
+    return dx
+
+
+def _weight_grad_of_one_pixel(x: Array, g: Array) -> Array:
+    """Pixels x (N, P, C) and g (N, P, O) -> (O, C, 1, 1)."""
+
+    def part(first: int, stop: int) -> Array:
+        return g[first:stop].reshape(-1, g.shape[2]).T @ x[first:stop].reshape(-1, x.shape[2])
+
+    dw: Array = functools.reduce(np.add, threads.share(part, len(x), max(1, SHARED * len(x) // (x.size * g.shape[2]))))
+    return dw[:, :, None, None]
+
+
+def conv2d_weight_grad(x: Array, g: Array, kernel: Sequence[int], stride: Ints, padding: Ints) -> Array:
+    """``conv.conv2d_weight_grad``: x (N, C, H, W), g (N, O, H', W') -> (O, C, kh, kw)."""
+    if _of_one_pixel(kernel):
+        return _weight_grad_of_one_pixel(_pixels(x, stride), _pixels(g))
+    (kh, kw), c, o = kernel, x.shape[1], g.shape[1]
+    grid = _forward_grid(x, kernel, stride, padding, (g.shape[2], g.shape[3]), o)
+    split = _correlate_weights(grid, _rows(x), _rows(g)).swapaxes(0, 1)  # (⌈kh/sh⌉, sh, ⌈kw/sw⌉, sw·C, O)
+    joined = split.reshape(grid.kh * stride[0], grid.kw * stride[1], c, o)
+    return np.ascontiguousarray(joined[:kh, :kw].transpose(3, 2, 0, 1))
