@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -178,22 +179,19 @@ class _BatchNorm(Module):
         if x.ndim not in self.axes_allowed or x.shape[1] != self.num_features:
             raise ValueError(f"{type(self).__name__}({self.num_features}): got shape {tuple(x.shape)}")
         if self.training:
-            y = ops.batch_norm(x, self.weight, self.bias, eps=self.eps)
-            self._update(x.data if isinstance(x, Tensor) else x)
-            return y
+            count = x.size // self.num_features
+            return ops.batch_norm(x, self.weight, self.bias, eps=self.eps, observe=partial(self._update, count))
         per_channel = (slice(None), *(None,) * (x.ndim - 2))
         scale = (self.running_var + self.eps) ** -0.5
         y = (x - self.running_mean[per_channel]) * scale[per_channel]
         y = y if self.weight is None else y * self.weight[per_channel]
         return y if self.bias is None else y + self.bias[per_channel]
 
-    def _update(self, x: Any) -> None:
-        axes = tuple(i for i in range(x.ndim) if i != 1)
-        count = x.size // x.shape[1]
-        keep = 1 - self.momentum
-        self.running_mean = keep * self.running_mean + self.momentum * x.mean(axis=axes)
-        unbiased = x.var(axis=axes) * (count / (count - 1))
-        self.running_var = keep * self.running_var + self.momentum * unbiased
+    def _update(self, count: int, mean: Any, variance: Any) -> None:
+        """Draw the running averages towards the statistics of a batch with ``count`` values per channel."""
+        keep, unbiased = 1 - self.momentum, count / (count - 1)
+        self.running_mean = keep * self.running_mean + self.momentum * mean
+        self.running_var = keep * self.running_var + self.momentum * (unbiased * variance)
 
     def describe(self) -> str:
         """Number of channels."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
+from minidl import threads
 from minidl.backend import Array, array_module
-from minidl.ops.conv import Pair, _framed, _windows, out_length, pair
-from minidl.ops.reduce import mean
+from minidl.ops.conv import Pair, out_length, pair
+from minidl.ops.nonlinear import only_where
+from minidl.ops.reduce import channels_last, is_host_float, mean
 from minidl.tensor import op
 
 __all__ = ["avg_pool2d", "global_avg_pool2d", "max_pool2d", "window_gather", "window_scatter", "window_spread"]
@@ -15,7 +20,7 @@ __all__ = ["avg_pool2d", "global_avg_pool2d", "max_pool2d", "window_gather", "wi
 
 def _places(
     x: Array, kernel: Pair, stride: Pair | None, padding: Pair
-) -> tuple[tuple[int, int], Pair, tuple[int, int]]:
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
     """Kernel, stride and output size of a pooling; the stride defaults to the kernel."""
     if x.ndim != 4:
         raise ValueError(f"pooling needs images (N, C, H, W); got shape {x.shape}")
@@ -31,46 +36,95 @@ def _places(
 def max_pool2d(x: Array, *, kernel_size: Pair, stride: Pair | None = None, padding: Pair = 0) -> Array:
     """The largest value of every window (N, C, H, W) -> (N, C, H', W'); padding is never the largest.
 
-    Ties go to the first maximum in reading order, so that the gradient is not counted twice.
+    Ties go to the first maximum in reading order, so that the gradient is not counted twice. The largest of a window is
+    the largest of its rows' largest: first along W, then along H, which takes kh + kw comparisons and not kh·kw.
     """
+    (kh, kw), (sh, sw), (h, w) = _places(x, kernel_size, stride, padding)
+    framed = _in_frame(x, padding, -math.inf)
+    columns = _like(x, (framed.shape[2], w), "int8" if kw < 128 else "int16")  # which element of its row won
+    rows = _like(x, (h, w), "int8" if kh < 128 else "int16")  # and which row
+    y = _like(x, (h, w))
+
+    def pool(part: slice) -> None:
+        across, columns[part] = _largest(framed[part], 3, kw, sw, w)
+        y[part], rows[part] = _largest(across, 2, kh, sh, h)
+
+    _by_images(pool, x)
+    return y, (rows, columns)
+
+
+def _largest(x: Array, axis: int, kernel: int, stride: int, length: int) -> tuple[Array, Array | int]:
+    """The largest of every ``kernel`` neighbours along an axis, and which of them it is: the first at a tie."""
     xp = array_module(x)
-    kernel, stride, out = _places(x, kernel_size, stride, padding)
-    lowest = xp.asarray(-xp.inf, x.dtype)
-    framed = x if pair(padding) == (0, 0) else xp.pad(x, _frame(padding), constant_values=-xp.inf)
-    best = xp.full((*x.shape[:2], *out), lowest, x.dtype)
-    place = xp.zeros(best.shape, "int16")  # which window element won
-    for i, j, (rows, cols) in _windows(kernel, out, stride, 1):
-        candidate = framed[:, :, rows, cols]
-        place = xp.where(candidate > best, i * kernel[1] + j, place).astype("int16")
+    best, which = _neighbour(x, axis, 0, stride, length), 0
+    for i in range(1, kernel):
+        candidate = _neighbour(x, axis, i, stride, length)
+        larger = candidate > best
+        which = larger if i == 1 else xp.maximum(which, larger.astype("int8" if kernel < 128 else "int16") * i)
         best = xp.maximum(best, candidate)
-    return best, place
-
-
-def _frame(padding: Pair) -> tuple[tuple[int, int], ...]:
-    ph, pw = pair(padding)
-    return (0, 0), (0, 0), (ph, ph), (pw, pw)
+    return best, which
 
 
 @op(method=False)
 def window_scatter(
-    g: Array, *, place: Array, image: Sequence[int], kernel_size: Pair, stride: Pair | None = None, padding: Pair = 0
+    g: Array,
+    *,
+    place: tuple[Array, Array],
+    image: Sequence[int],
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
 ) -> Array:
-    """Each value of ``g`` (N, C, H', W') added at the element ``place`` of its window, in zeros (N, C, *image)."""
-    kernel, (ph, pw) = pair(kernel_size), pair(padding)
-    framed = array_module(g).zeros((*g.shape[:2], image[0] + 2 * ph, image[1] + 2 * pw), g.dtype)
-    for i, j, (rows, cols) in _windows(kernel, g.shape[2:], kernel_size if stride is None else stride, 1):
-        framed[:, :, rows, cols] += g * (place == i * kernel[1] + j)
-    return framed[:, :, ph : ph + image[0], pw : pw + image[1]]
+    """Each value of ``g`` (N, C, H', W') added at one element of its window, in zeros (N, C, *image).
+
+    ``place``: the row of the window (N, C, H', W'), and for every row of the padded image the column (N, C, ·, W').
+    """
+    (kh, kw), (sh, sw) = pair(kernel_size), pair(kernel_size if stride is None else stride)
+    rows, columns = place
+    framed, y = _around(columns, image, padding, g.dtype)
+
+    def scatter(part: slice) -> None:
+        across = _like(columns[part], columns.shape[2:], g.dtype)
+        _hand_back(g[part], rows[part], 2, kh, sh, across)
+        _hand_back(across, columns[part], 3, kw, sw, framed[part])
+
+    _by_images(scatter, framed)
+    return y
+
+
+def _hand_back(g: Array, which: Array | None, axis: int, kernel: int, stride: int, out: Array) -> None:
+    """Each value of ``g`` to element ``which`` of its neighbours along an axis of ``out``; None: to all of them."""
+    if (stride, out.shape[axis]) != (kernel, kernel * g.shape[axis]):  # else each element is written exactly once
+        out[...] = 0
+    for i in range(kernel):
+        target = out[_along(axis, i, stride, g.shape[axis])]
+        value = g if which is None else only_where(which == i, g)
+        if stride < kernel:
+            target += value
+        else:
+            _copy(value, target, axis)
 
 
 @op(method=False)
-def window_gather(x: Array, *, place: Array, kernel_size: Pair, stride: Pair | None = None, padding: Pair = 0) -> Array:
+def window_gather(
+    x: Array,
+    *,
+    place: tuple[Array, Array],
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+) -> Array:
     """The element ``place`` of every window of ``x``: the reverse of ``window_scatter``."""
-    kernel = pair(kernel_size)
-    framed = _framed(x, padding)
-    y = array_module(x).zeros(place.shape, x.dtype)
-    for i, j, (rows, cols) in _windows(kernel, place.shape[2:], kernel_size if stride is None else stride, 1):
-        y += framed[:, :, rows, cols] * (place == i * kernel[1] + j)
+    (kh, kw), (sh, sw) = pair(kernel_size), pair(kernel_size if stride is None else stride)
+    rows, columns = place
+    return _taken(_taken(_in_frame(x, padding, 0), columns, 3, kw, sw), rows, 2, kh, sh)
+
+
+def _taken(x: Array, which: Array, axis: int, kernel: int, stride: int) -> Array:
+    """Of every ``kernel`` neighbours along an axis the one that ``which`` says."""
+    y = array_module(x).zeros_like(x, shape=which.shape)
+    for i in range(kernel):
+        y += _neighbour(x, axis, i, stride, y.shape[axis]) * (which == i)
     return y
 
 
@@ -82,12 +136,22 @@ window_gather.derivative(lambda g, _y, x, place, **how: window_scatter(g, place=
 @op
 def avg_pool2d(x: Array, *, kernel_size: Pair, stride: Pair | None = None, padding: Pair = 0) -> Array:
     """The mean of every window; padding counts as zeros, as in PyTorch's default."""
-    kernel, stride, out = _places(x, kernel_size, stride, padding)
-    framed = _framed(x, padding)
-    total = array_module(x).zeros((*x.shape[:2], *out), x.dtype)
-    for _, _, (rows, cols) in _windows(kernel, out, stride, 1):
-        total += framed[:, :, rows, cols]
-    return total / (kernel[0] * kernel[1])
+    (kh, kw), (sh, sw), (h, w) = _places(x, kernel_size, stride, padding)
+    framed, y = _in_frame(x, padding, 0), _like(x, (h, w))
+
+    def pool(part: slice) -> None:
+        y[part] = _total(_total(framed[part], 2, kh, sh, h), 3, kw, sw, w) / (kh * kw)
+
+    _by_images(pool, x)
+    return y
+
+
+def _total(x: Array, axis: int, kernel: int, stride: int, length: int) -> Array:
+    """The sum of every ``kernel`` neighbours along an axis."""
+    total = _neighbour(x, axis, 0, stride, length)
+    for i in range(1, kernel):
+        total = total + _neighbour(x, axis, i, stride, length)
+    return total
 
 
 @op(method=False)
@@ -95,16 +159,96 @@ def window_spread(
     g: Array, *, image: Sequence[int], kernel_size: Pair, stride: Pair | None = None, padding: Pair = 0
 ) -> Array:
     """Each value of ``g`` shared equally by its window: the gradient of ``avg_pool2d``."""
-    kernel, (ph, pw) = pair(kernel_size), pair(padding)
-    framed = array_module(g).zeros((*g.shape[:2], image[0] + 2 * ph, image[1] + 2 * pw), g.dtype)
-    share = g / (kernel[0] * kernel[1])
-    for _, _, (rows, cols) in _windows(kernel, g.shape[2:], kernel_size if stride is None else stride, 1):
-        framed[:, :, rows, cols] += share
-    return framed[:, :, ph : ph + image[0], pw : pw + image[1]]
+    (kh, kw), (sh, sw) = pair(kernel_size), pair(kernel_size if stride is None else stride)
+    framed, y = _around(g, image, padding, g.dtype)
+
+    def spread(part: slice) -> None:
+        across = _like(framed[part], (framed.shape[2], g.shape[3]))
+        _hand_back(g[part] / (kh * kw), None, 2, kh, sh, across)
+        _hand_back(across, None, 3, kw, sw, framed[part])
+
+    _by_images(spread, framed)
+    return y
 
 
 avg_pool2d.derivative(lambda g, _y, x, **how: window_spread(g, image=x.shape[2:], **how))
 window_spread.derivative(lambda g, _y, _x, image, **how: avg_pool2d(g, **how))
+
+
+# ---------------------------------------------------------------------------------------------- moving through images
+
+BLOCK = 1 << 17  # numbers of an image that go through all passes while they are in the cache
+SHARE = 1 << 18  # numbers worth a thread
+SMALL = 64  # bytes of a pixel that is copied whole
+
+
+def _by_images(work: Callable[[slice], None], x: Array) -> None:
+    """``work`` on slices of the batch; on the host they fit into the cache and are divided among the threads."""
+    if not is_host_float(x) or x.size <= BLOCK:
+        work(slice(None))
+        return
+    step = max(1, len(x) * BLOCK // x.size)
+
+    def part(start: int, stop: int) -> None:
+        for i in range(start, stop, step):
+            work(slice(i, min(i + step, stop)))
+
+    threads.share(part, len(x), least=max(1, len(x) * SHARE // x.size))
+
+
+def _like(x: Array, image: Sequence[int], dtype: Any = None) -> Array:
+    """An empty array for images of another size, in the memory order of ``x``."""
+    return array_module(x).empty_like(x, dtype=dtype, shape=(*x.shape[:2], *image))
+
+
+def _in_frame(x: Array, padding: Pair, value: float) -> Array:
+    """A copy of x (N, C, H, W), in its memory order, inside a frame of ``value``; x itself if that has no width."""
+    ph, pw = pair(padding)
+    if ph == pw == 0:
+        return x
+    h, w = x.shape[2:]
+    framed = _like(x, (h + 2 * ph, w + 2 * pw))
+    framed[...] = value
+    framed[:, :, ph : ph + h, pw : pw + w] = x
+    return framed
+
+
+def _around(like: Array, image: Sequence[int], padding: Pair, dtype: Any) -> tuple[Array, Array]:
+    """An empty framed image in the memory order of ``like``, and the view of it without the frame."""
+    ph, pw = pair(padding)
+    framed = _like(like, (image[0] + 2 * ph, image[1] + 2 * pw), dtype)
+    return framed, framed[:, :, ph : ph + image[0], pw : pw + image[1]]
+
+
+def _along(axis: int, i: int, stride: int, length: int) -> tuple[slice, ...]:
+    """Index of the i-th element of every window along an axis."""
+    return (*(slice(None),) * axis, slice(i, i + stride * (length - 1) + 1, stride))
+
+
+def _neighbour(x: Array, axis: int, i: int, stride: int, length: int) -> Array:
+    """The i-th element of every window along an axis; packed where a view would be slow to read."""
+    part = x[_along(axis, i, stride, length)]
+    if axis == 2 or stride == 1 or _pixels(part) is None:
+        return part
+    packed = np.empty_like(part)
+    _copy(part, packed, axis)
+    return packed
+
+
+def _copy(source: Array, target: Array, axis: int) -> None:
+    """``target[...] = source``; small pixels whole, several times as fast as number by number."""
+    pixels = (_pixels(source), _pixels(target)) if axis == 3 else (None, None)
+    if pixels[0] is None or pixels[1] is None:
+        target[...] = source
+    else:
+        pixels[1][...] = pixels[0]
+
+
+def _pixels(x: Array) -> Array | None:
+    """An image on the host whose few channels lie side by side, as whole pixels (N, H, W); else None."""
+    if not is_host_float(x) or x.size == 0 or x.strides[1] != x.itemsize or x.shape[1] * x.itemsize > SMALL:
+        return None
+    return channels_last(x).view(f"V{x.shape[1] * x.itemsize}")[..., 0]
 
 
 def global_avg_pool2d(x: Any) -> Any:
@@ -123,8 +267,9 @@ def _pool_example(draw: Any, **limits: Any) -> Any:
 
 def _place_example(draw: Any) -> tuple[tuple[Any, Any], dict[str, Any]]:
     how = {"kernel_size": 2, "stride": draw.choice([1, 2])}
-    out = (4, 5) if how["stride"] == 1 else (2, 3)
-    return (draw.array((1, 2, *out)), draw.array((1, 2, 5, 6))), {"place": draw.integers((1, 2, *out), 4), **how}
+    h, w = (4, 5) if how["stride"] == 1 else (2, 3)
+    place = draw.integers((1, 2, h, w), 2), draw.integers((1, 2, 5, w), 2)
+    return (draw.array((1, 2, h, w)), draw.array((1, 2, 5, 6))), {"place": place, **how}
 
 
 def _window_scatter_example(draw: Any) -> Any:
