@@ -12,6 +12,7 @@ cross-correlation: the kernel is not flipped.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -81,8 +82,10 @@ def _columns(x: Array, kernel: Sequence[int], out: Sequence[int], stride: Pair, 
 
 def _grouped(a: Array, groups: int, leading: int) -> Array:
     """Split the channel axis into groups and merge what follows it into ``leading`` matrix axes."""
-    n, c = a.shape[:2]
-    return a.reshape(n, groups, c // groups * a.shape[2] if leading == 1 else c // groups, -1)
+    n, c, *places = a.shape
+    if leading == 1:
+        return a.reshape(n, groups, c // groups * places[0], *places[1:])
+    return a.reshape(n, groups, c // groups, math.prod(places))
 
 
 def _check_conv(x: Array, w: Array, groups: int) -> None:

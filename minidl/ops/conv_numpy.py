@@ -8,8 +8,8 @@
    ``np.matmul`` reads and writes them where they are. Where channels are few, a window makes q results at once.
 2. *Along H, products are saved* (Toom-Cook; in neural networks known as Winograd): ``step`` results of a kernel of k
    rows need step + k - 1 products, not step·k: y = out @ ((kern @ w) * (into @ x)) with three tiny matrices.
-3. *A stride is a change of shape.* sw neighbouring pixels are one pixel of sw·C channels, the rows that are sh apart
-   one smaller image; sh kernels of ⌈kh/sh⌉ × ⌈kw/sw⌉ see them with stride 1, and their results are added up.
+3. *A stride is a change of shape.* Along W windows begin sw pixels apart. Along H the rows that are sh apart are an image
+   of their own; sh kernels of ⌈kh/sh⌉ rows see them with stride 1, and their results are added up.
 4. *A chunk of work fits into the cache*, and a product is small enough for OpenBLAS to skip its packing. Each thread
    takes a part of the batch and keeps its scratch memory.
 
@@ -85,9 +85,9 @@ def _transforms(step: int, kernel: int, dtype: DType) -> tuple[Array, Array, Arr
 
 @dataclass(frozen=True)
 class Grid:
-    """A correlation with stride 1 along W, between images of ``c`` channels and results of ``o`` channels.
+    """A correlation of images of ``c`` channels with results of ``o`` channels, windows ``pace`` pixels apart.
 
-    ``wide`` columns of scratch hold a row of ``row`` numbers, behind ``left`` zeros; the next row's zeros are this
+    ``wide`` columns of ``pace`` pixels of scratch hold a row of ``row`` numbers, behind ``left`` zeros; the next row's zeros are this
     one's right end too. A window that begins in the last columns runs over into the next row: its result is never read.
     ``split`` rows of the source are one group, or ``made`` rows of results: idea 3, forwards and backwards.
     """
@@ -96,6 +96,7 @@ class Grid:
     o: int
     kh: int
     kw: int
+    pace: int
     row: int
     left: int
     wide: int
@@ -107,8 +108,9 @@ class Grid:
 
     @functools.cached_property
     def step(self) -> int:
-        """Groups of rows that one tile makes."""
-        return 1 if self.kh == 1 else max(1, min(VALUES - self.kh + 1, self.groups))
+        """Groups of rows that one tile makes: what needs the fewest products."""
+        steps = range(1, max(1, min(VALUES - self.kh + 1, self.groups)) + 1) if self.kh > 1 else [1]
+        return min(steps, key=lambda step: -(-self.groups // step) * (step + self.kh - 1))
 
     @functools.cached_property
     def values(self) -> int:
@@ -124,19 +126,19 @@ class Grid:
     def q(self) -> int:
         """Results along W of one window: the narrower the matrices, the more."""
         q = 1
-        while ((q + self.kw - 1) * self.c < 12 and q * self.o < 48) or (q * self.o < 8 and q < 16):
+        while (((q - 1) * self.pace + self.kw) * self.c < 12 and q * self.o < 48) or (q * self.o < 8 and q < 16):
             q *= 2
         return q
 
     @functools.cached_property
     def span(self) -> int:
-        """Columns in a window."""
-        return self.q + self.kw - 1
+        """Pixels in a window."""
+        return (self.q - 1) * self.pace + self.kw
 
     @functools.cached_property
     def every(self) -> int:
-        """Distance of windows of one phase: the first multiple of q without overlap."""
-        return -(-self.span // self.q) * self.q
+        """Columns between windows of one phase: the first multiple of q without overlap."""
+        return -(-self.span // (self.q * self.pace)) * self.q
 
     def cut(self, columns: int) -> Ints:
         """(parts, m) of products with m windows each."""
@@ -155,11 +157,11 @@ class Grid:
     def length(self, columns: int) -> int:
         """Columns of scratch, so that no window reaches beyond it."""
         (parts, m), (taps, long) = self.cut(columns), self.cut_taps(columns)
-        return max(parts * m * self.every, taps * long) + self.span
+        return max(parts * m * self.every, taps * long) + -(-self.span // self.pace)
 
-    def chunks(self, images: int, itemsize: int) -> Iterator[tuple[slice, slice]]:
-        """Images and tiles whose scratch fits into the cache."""
-        tile = self.values * self.wide * (self.split * self.c + self.made * self.split * self.o) * itemsize
+    def chunks(self, images: int, members: int, itemsize: int) -> Iterator[tuple[slice, slice]]:
+        """Images and tiles whose scratch, with so many members on the side of the results, fits into the cache."""
+        tile = self.values * self.wide * (self.split * self.pace * self.c + members * self.o) * itemsize
         fit = max(1, CHUNK // tile)
         if fit >= self.tiles:
             for part in _even(images, fit // self.tiles):
@@ -234,11 +236,11 @@ def _tiled(grid: Grid, scratch: Array, images: int, tiles: int, start: int, widt
 
 
 def _windows(grid: Grid, scratch: Array, parts: int, m: int, width: int) -> Array:
-    """Scratch (a, values, length, c) as matrices (a, values, parts, phases, m, width·c): idea 1."""
+    """Scratch (a, values, length, c) as matrices (a, values, parts, phases, m, width): idea 1."""
     a, values, length, c = scratch.shape
     every, phases = grid.every, grid.every // grid.q
     strides = (values * length * c, length * c, m * every * c, grid.q * c, every * c, 1)
-    return _view(scratch, (a, values, parts, phases, m, width * c), strides)
+    return _view(scratch, (a, values, parts, phases, m, width), strides)
 
 
 def _clear(scratch: Array, columns: int, wide: int, start: int, width: int) -> None:
@@ -283,10 +285,10 @@ def _gather(matrix: Array, values: Array, y: Array) -> None:
 
 
 def _stage(grid: Grid, x: Array, into: Array, images: slice, tiles: slice) -> Array:
-    """The values of rows x (N, H, ·) in scratch (split, values, length, c), zeros where the kernel looks beyond."""
+    """The values of rows x (N, H, ·) in scratch (split, values, length, pace·c), zeros where the kernel looks beyond."""
     n, t = images.stop - images.start, tiles.stop - tiles.start
     columns = n * t * grid.wide
-    scratch = _scratch("x", (grid.split, grid.values, grid.length(columns), grid.c), x.dtype)
+    scratch = _scratch("x", (grid.split, grid.values, grid.length(columns), grid.pace * grid.c), x.dtype)
     _clear(scratch, columns, grid.wide, grid.left, grid.row)
     step = grid.split * grid.step
     _spread(into, x[images], step, grid.top + tiles.start * step, _tiled(grid, scratch, n, t, grid.left, grid.row))
@@ -294,13 +296,13 @@ def _stage(grid: Grid, x: Array, into: Array, images: slice, tiles: slice) -> Ar
 
 
 def _kernel_values(grid: Grid, w: Array) -> Array:
-    """Weights (a, kh, kw, c, o) -> (a, values, 1, 1, span·c, q·o), the kernel q times, one column further each time."""
+    """Weights (a, kh, kw, c, o) -> (a, values, 1, 1, span·c, q·o), the kernel q times, each time one pace further."""
     kern = _transforms(grid.step, grid.kh, w.dtype)[1]
     u = (kern @ w.reshape(len(w), grid.kh, -1)).reshape(len(w), grid.values, grid.kw, grid.c, grid.o)
     if grid.q > 1:
         shifted = np.zeros((len(w), grid.values, grid.span, grid.c, grid.q, grid.o), w.dtype)
         for i in range(grid.q):
-            shifted[:, :, i : i + grid.kw, :, i] = u
+            shifted[:, :, i * grid.pace : i * grid.pace + grid.kw, :, i] = u
         u = shifted
     return u.reshape(len(w), grid.values, 1, 1, grid.span * grid.c, grid.q * grid.o)
 
@@ -311,13 +313,13 @@ def _correlate(grid: Grid, x: Array, w: Array, bias: Array | None, y: Array) -> 
 
     def part(first: int, stop: int) -> None:
         mine, results = x[first:stop], y[first:stop]
-        for images, tiles in grid.chunks(stop - first, x.itemsize):
+        for images, tiles in grid.chunks(stop - first, len(u), x.itemsize):
             n, t = images.stop - images.start, tiles.stop - tiles.start
             scratch = _stage(grid, mine, into, images, tiles)
             products = _scratch("y", (len(u), grid.values, scratch.shape[2], grid.o), x.dtype)
             parts, m = grid.cut(n * t * grid.wide)
-            windows = _windows(grid, scratch, parts, m, grid.span)
-            np.matmul(windows, u, out=_windows(grid, products, parts, m, grid.q))
+            windows = _windows(grid, scratch, parts, m, grid.span * grid.c)
+            np.matmul(windows, u, out=_windows(grid, products, parts, m, grid.q * grid.o))
             step = grid.made * grid.step
             rows = results[images, tiles.start * step : tiles.stop * step]
             _gather(out, _tiled(grid, products, n, t, 0, grid.out_row), rows)
@@ -334,7 +336,7 @@ def _correlate_weights(grid: Grid, x: Array, g: Array) -> Array:
 
     def part(first: int, stop: int) -> Array:
         total: Array = 0
-        for images, tiles in grid.chunks(stop - first, x.itemsize):
+        for images, tiles in grid.chunks(stop - first, 1, x.itemsize):
             n, t = images.stop - images.start, tiles.stop - tiles.start
             scratch = _stage(grid, x[first:stop], into, images, tiles)
             columns = n * t * grid.wide
@@ -342,7 +344,7 @@ def _correlate_weights(grid: Grid, x: Array, g: Array) -> Array:
             _clear(values, columns, grid.wide, 0, grid.out_row)
             target = _tiled(grid, values, n, t, 0, grid.out_row)
             _spread(spread, g[first:stop][images], grid.step, tiles.start * grid.step, target)
-            total = total + (_by_taps if grid.q == 1 else _by_windows)(grid, scratch, values, columns)
+            total = total + (_by_taps if grid.q == 1 and grid.c >= 16 else _by_windows)(grid, scratch, values, columns)
         return total
 
     parts = threads.share(part, len(x), _least(grid))
@@ -353,9 +355,10 @@ def _correlate_weights(grid: Grid, x: Array, g: Array) -> Array:
 def _by_taps(grid: Grid, scratch: Array, values: Array, columns: int) -> Array:
     """(split, values, kw, c, o): for every column of the kernel, all pixels times the results they contribute to."""
     parts, m = grid.cut_taps(columns)
-    a, e, length, c = scratch.shape
-    o = grid.o
-    pixels = _view(scratch, (a, e, grid.kw, parts, c, m), (e * length * c, length * c, c, m * c, 1, c))
+    a, e, length, column = scratch.shape
+    c, o = grid.c, grid.o
+    strides = (e * length * column, length * column, c, m * column, 1, column)
+    pixels = _view(scratch, (a, e, grid.kw, parts, c, m), strides)
     results = _view(values, (1, e, 1, parts, m, o), (0, length * o, 0, m * o, o, 1))
     return np.matmul(pixels, results, out=_scratch("w", (a, e, grid.kw, parts, c, o), scratch.dtype)).sum(axis=3)
 
@@ -363,12 +366,13 @@ def _by_taps(grid: Grid, scratch: Array, values: Array, columns: int) -> Array:
 def _by_windows(grid: Grid, scratch: Array, values: Array, columns: int) -> Array:
     """The same by windows times the q results of each; the q shifts are added up."""
     parts, m = grid.cut(columns)
-    windows = _windows(grid, scratch, parts, m, grid.span).swapaxes(-1, -2)
-    results = _windows(grid, values, parts, m, grid.q)
+    windows = _windows(grid, scratch, parts, m, grid.span * grid.c).swapaxes(-1, -2)
+    results = _windows(grid, values, parts, m, grid.q * grid.o)
     shape = (*windows.shape[:4], grid.span * grid.c, grid.q * grid.o)
     products = np.matmul(windows, results, out=_scratch("w", shape, scratch.dtype)).sum(axis=(2, 3))
     shifted = products.reshape(*windows.shape[:2], grid.span, grid.c, grid.q, grid.o)
-    return functools.reduce(np.add, [shifted[:, :, i : i + grid.kw, :, i] for i in range(grid.q)])
+    starts = [i * grid.pace for i in range(grid.q)]
+    return functools.reduce(np.add, [shifted[:, :, j : j + grid.kw, :, i] for i, j in enumerate(starts)])
 
 
 def _least(grid: Grid) -> int:
@@ -395,8 +399,8 @@ def _images(n: int, c: int, h: int, w: int, dtype: DType) -> tuple[Array, Array]
 def _forward_grid(x: Array, kernel: Sequence[int], stride: Ints, padding: Ints, out: Ints, o: int) -> Grid:
     (_, c, _, w), (sh, sw), (ph, pw) = x.shape, stride, padding
     wide = -(-max(pw + w, (out[1] - 1) * sw + kernel[1] - pw) // sw)
-    kh, kw = -(-kernel[0] // sh), -(-kernel[1] // sw)
-    return _grid(sw * c, o, kh, kw, w * c, pw * c, wide, -ph, out[0], out[1] * o, sh, 1)
+    kh, kw = -(-kernel[0] // sh), kernel[1]
+    return _grid(c, o, kh, kw, sw, w * c, pw * c, wide, -ph, out[0], out[1] * o, sh, 1)
 
 
 def _split_kernel(w: Array, stride: Ints, before: Ints = (0, 0), size: Ints | None = None) -> Array:
@@ -437,7 +441,7 @@ def conv2d(x: Array, w: Array, b: Array | None, stride: Ints, padding: Ints, out
             rows += bias
         return y
     grid = _forward_grid(x, w.shape[2:], stride, padding, out, w.shape[0])
-    kernel = _split_kernel(w, stride).reshape(grid.split, grid.kh, grid.kw, grid.c, grid.o)
+    kernel = _split_kernel(w, (stride[0], 1)).reshape(grid.split, grid.kh, grid.kw, grid.c, grid.o)
     _correlate(grid, _rows(x), kernel, bias, rows)
     return y
 
@@ -455,7 +459,7 @@ def conv2d_input_grad(g: Array, w: Array, image: Ints, stride: Ints, padding: In
     kernel = np.ascontiguousarray(split.transpose(0, 1, 2, 5, 3, 4)).reshape(stride[0], *size, o, stride[1] * c)
     groups, columns = -(-image[0] // stride[0]), -(-image[1] // stride[1])
     wide = max(ow - low[1], columns + high[1])
-    grid = _grid(o, stride[1] * c, *size, ow * o, -low[1] * o, wide, low[0], groups, image[1] * c, 1, stride[0])
+    grid = _grid(o, stride[1] * c, *size, 1, ow * o, -low[1] * o, wide, low[0], groups, image[1] * c, 1, stride[0])
     dx, rows = _images(n, c, *image, g.dtype)
     _correlate(grid, _rows(g), kernel, None, rows)
     return dx
@@ -490,6 +494,6 @@ def conv2d_weight_grad(x: Array, g: Array, kernel: Sequence[int], stride: Ints, 
         return _weight_grad_of_one_pixel(_pixels(x, stride), _pixels(g))
     (kh, kw), c, o = kernel, x.shape[1], g.shape[1]
     grid = _forward_grid(x, kernel, stride, padding, (g.shape[2], g.shape[3]), o)
-    split = _correlate_weights(grid, _rows(x), _rows(g)).swapaxes(0, 1)  # (⌈kh/sh⌉, sh, ⌈kw/sw⌉, sw·C, O)
-    joined = split.reshape(grid.kh * stride[0], grid.kw * stride[1], c, o)
-    return np.ascontiguousarray(joined[:kh, :kw].transpose(3, 2, 0, 1))
+    split = _correlate_weights(grid, _rows(x), _rows(g)).swapaxes(0, 1)  # (⌈kh/sh⌉, sh, kw, C, O)
+    joined = split.reshape(grid.kh * stride[0], kw, c, o)
+    return np.ascontiguousarray(joined[:kh].transpose(3, 2, 0, 1))
