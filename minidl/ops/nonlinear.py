@@ -91,12 +91,12 @@ def _shared(work: Callable[[slice], Any], x: Array) -> None:
 
 
 def only_where(mask: Array, g: Array, out: Array | None = None) -> Array:
-    """``g`` where ``mask`` holds, 0 elsewhere; ``out`` is for arrays on the host.
+    """``g`` where ``mask`` holds, 0 elsewhere.
 
-    There the bits of a number, as an integer, are multiplied by 0 or 1: NumPy is quicker at that than at float · bool.
+    On the host the bits of a number, as an integer, are multiplied by 0 or 1: quicker in NumPy than float · bool.
     """
     if not is_host_float(g):
-        return g * mask
+        return array_module(g).multiply(g, mask, out=out)
     bits = "i4" if g.dtype.itemsize == 4 else "i8"
     y = np.multiply(g.view(bits), mask.view("i1"), out=None if out is None else out.view(bits))
     return y.view(g.dtype)

@@ -128,35 +128,39 @@ def _batch_norm_example(draw: Any) -> Any:
 # All passes run over rows of k·C numbers (see ``channel_rows``), and are as few as NumPy allows: two sums and then
 # ``x·a + b`` on the way up; two sums and then ``(x·b + c + g)·a`` on the way down.
 
-BLOCK = 1 << 18  # numbers that go through all passes while they are in the cache
+BLOCK = 1 << 16  # numbers that go through all passes while they are in the cache
 SHARE = 1 << 18  # numbers worth a thread
 FAR = 5.0  # where |mean| exceeds so many deviations, E[x²] - mean² loses too many digits
 
 
-def _in_blocks(work: Callable[[slice], Array | None], rows: Array) -> list[Array]:
-    """``work`` on slices of the rows that fit into the cache, the rows divided among the threads; what it returned."""
+def _in_blocks(work: Callable[[slice], Any], rows: Array) -> None:
+    """``work`` on slices of the rows that fit into the cache, the rows divided among the threads."""
     step = max(1, BLOCK // rows.shape[1])
 
-    def part(start: int, stop: int) -> list[Any]:
-        return [work(slice(i, min(i + step, stop))) for i in range(start, stop, step)]
+    def part(start: int, stop: int) -> None:
+        for i in range(start, stop, step):
+            work(slice(i, min(i + step, stop)))
 
-    found = threads.share(part, len(rows), least=max(1, SHARE // rows.shape[1]))
-    return [result for results in found for result in results]
+    threads.share(part, len(rows), least=max(1, SHARE // rows.shape[1]))
 
 
-def _per_channel(found: list[Array], channels: int) -> Array:
-    """Several sums of each column, added up per channel; in float64 from here on: (sums, C)."""
-    return np.array(found, np.float64).sum(axis=0).reshape(2, -1, channels).sum(axis=1)
+def _sums(g: Array, x: Array, channels: int) -> tuple[Array, Array]:
+    """Σg and Σg·x of every channel; what a column of the rows adds up to is added on in float64."""
+
+    def part(start: int, stop: int) -> list[Array]:
+        columns = row_sum(g[start:stop]), np.einsum("ij,ij->j", g[start:stop], x[start:stop])
+        return [row_sum(c.astype(np.float64).reshape(-1, channels)) for c in columns]
+
+    found = threads.share(part, len(x), least=max(1, SHARE // x.shape[1]))
+    return found[0] if len(found) == 1 else np.sum(found, axis=0)  # type: ignore[return-value]
 
 
 def _moments(rows: Array, channels: int) -> tuple[Array, Array]:
-    """Mean and variance of every channel, from the sums of x and x² on one way through the memory."""
-
-    def sums(block: slice) -> tuple[Array, Array]:
-        return row_sum(rows[block]), np.einsum("ij,ij->j", rows[block], rows[block])
-
-    mean, square = _per_channel(_in_blocks(sums, rows), channels) / (rows.size // channels)
-    return mean, np.maximum(square - mean * mean, 0)
+    """Mean and variance of every channel, from the sums of x and x²."""
+    count = rows.size // channels
+    total, square = _sums(rows, rows, channels)
+    mean = total / count
+    return mean, np.maximum(square / count - mean * mean, 0)
 
 
 def _repeated(per_channel: Array, rows: Array) -> Array:
@@ -166,11 +170,11 @@ def _repeated(per_channel: Array, rows: Array) -> Array:
 
 def _forward_rows(x: Array, weight: Array | None, bias: Array | None, eps: float, relu: bool) -> Any:
     """The normalized array, mean and variance, and what the rule needs: the rows, their mean and 1/deviation."""
-    rows, shift = channel_rows(x), 0.0
+    rows, shift = channel_rows(x), np.zeros(())
     mean, variance = _moments(rows, x.shape[1])
     if (mean * mean > FAR * FAR * variance).any():
-        shift = mean
-        rows = rows - _repeated(mean, rows)
+        shift = mean.astype(rows.dtype)
+        rows = rows - _repeated(shift, rows)
         mean, variance = _moments(rows, x.shape[1])
     inverse = 1 / np.sqrt(variance + eps)
     scale = inverse if weight is None else inverse * weight
@@ -194,13 +198,9 @@ def _backward_rows(g: Array, y: Array | None, weight: Array | None, kept: Any, n
     g = channel_rows(g)
     positive = None if y is None else channel_rows(y)
     passed = g if y is None else np.empty_like(rows)
-
-    def sums(block: slice) -> tuple[Array, Array]:
-        if positive is not None:
-            only_where(positive[block] > 0, g[block], out=passed[block])
-        return row_sum(passed[block]), np.einsum("ij,ij->j", passed[block], rows[block])
-
-    sum_g, sum_gx = _per_channel(_in_blocks(sums, rows), channels)
+    if positive is not None:
+        _in_blocks(lambda block: only_where(positive[block] > 0, g[block], out=passed[block]), rows)
+    sum_g, sum_gx = _sums(passed, rows, channels)
     sum_gz = inverse * (sum_gx - mean * sum_g)  # z is the normalized x
     grads: list[Any] = [None, sum_gz.astype(rows.dtype), sum_g.astype(rows.dtype)]
     if needs[0]:

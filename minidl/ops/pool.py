@@ -98,11 +98,14 @@ def _hand_back(g: Array, which: Array | None, axis: int, kernel: int, stride: in
         out[...] = 0
     for i in range(kernel):
         target = out[_along(axis, i, stride, g.shape[axis])]
-        value = g if which is None else only_where(which == i, g)
         if stride < kernel:
-            target += value
+            target += g if which is None else only_where(which == i, g)
+        elif which is None:
+            _copy(g, target, axis)
+        elif axis == 3 and _pixels(target) is not None:
+            _copy(only_where(which == i, g), target, axis)
         else:
-            _copy(value, target, axis)
+            only_where(which == i, g, target)
 
 
 @op(method=False)
