@@ -8,8 +8,8 @@
    ``np.matmul`` reads and writes them where they are. Where channels are few, a window makes q results at once.
 2. *Along H, products are saved* (Toom-Cook; in neural networks known as Winograd): ``step`` results of a kernel of k
    rows need step + k - 1 products, not step·k: y = out @ ((kern @ w) * (into @ x)) with three tiny matrices.
-3. *A stride is a change of shape.* Along W windows begin sw pixels apart. Along H the rows that are sh apart are an image
-   of their own; sh kernels of ⌈kh/sh⌉ rows see them with stride 1, and their results are added up.
+3. *A stride is a change of shape.* Along W windows begin sw pixels apart. Along H the rows that are sh apart are an
+   image of their own; sh kernels of ⌈kh/sh⌉ rows see them with stride 1, and their results are added up.
 4. *A chunk of work fits into the cache*, and a product is small enough for OpenBLAS to skip its packing. Each thread
    takes a part of the batch and keeps its scratch memory.
 
@@ -42,11 +42,12 @@ VALUES = 6  # products per tile: 4 rows of results for a kernel of 3 rows, 2 for
 # Where the polynomials are evaluated, infinity besides. Their powers shall spread little: with the usual ±1 and ±2
 # instead of ±0.6 and ±1.5 the rounding error is half as large again.
 POINTS = {1: [0.0], 2: [0.0, 1.0], 3: [0.0, 1.0, -1.0], 4: [0.0, 0.6, -0.6, 1.5], 5: [0.0, 0.6, -0.6, 1.5, -1.5]}
-CHUNK = 1 << 20  # bytes of scratch that stay in a core's cache
+CHUNK = 2 << 20  # bytes of scratch that stay in a core's cache
 PRODUCT = 1_000_000  # multiplications up to which OpenBLAS takes its kernel for small matrices
 LEAST = 48  # rows a product should have; where PRODUCT allows fewer, packing costs less
 LONGEST = 512
-SHARED = 4_000_000  # multiplications that are worth a thread of their own
+SHARED = 4_000_000  # multiplications that are worth a thread of their own: about twice what handing over costs
+COLUMN = 250  # multiplications that take as long as moving a column of a value in and out
 
 
 def takes(x: Array, w: Array, kernel: Sequence[int], padding: Ints, dilation: Ints, groups: int) -> bool:
@@ -87,8 +88,9 @@ def _transforms(step: int, kernel: int, dtype: DType) -> tuple[Array, Array, Arr
 class Grid:
     """A correlation of images of ``c`` channels with results of ``o`` channels, windows ``pace`` pixels apart.
 
-    ``wide`` columns of ``pace`` pixels of scratch hold a row of ``row`` numbers, behind ``left`` zeros; the next row's zeros are this
-    one's right end too. A window that begins in the last columns runs over into the next row: its result is never read.
+    ``wide`` columns of ``pace`` pixels of scratch hold a row of ``row`` numbers, behind ``left`` zeros; the next row's
+    zeros are this one's right end too. A window that begins in the last columns runs over into the next row: its result
+    is never read.
     ``split`` rows of the source are one group, or ``made`` rows of results: idea 3, forwards and backwards.
     """
 
@@ -126,7 +128,7 @@ class Grid:
     def q(self) -> int:
         """Results along W of one window: the narrower the matrices, the more."""
         q = 1
-        while (((q - 1) * self.pace + self.kw) * self.c < 12 and q * self.o < 48) or (q * self.o < 8 and q < 16):
+        while (((q - 1) * self.pace + self.kw) * self.c < 8 and q * self.o < 48) or (q * self.o < 8 and q < 16):
             q *= 2
         return q
 
@@ -153,7 +155,6 @@ class Grid:
         parts = 1 if most < LEAST else -(-columns // most)
         return parts, -(-columns // parts)
 
-    @functools.lru_cache(maxsize=16)  # noqa: B019  (grids are kept anyway)
     def length(self, columns: int) -> int:
         """Columns of scratch, so that no window reaches beyond it."""
         (parts, m), (taps, long) = self.cut(columns), self.cut_taps(columns)
@@ -285,7 +286,7 @@ def _gather(matrix: Array, values: Array, y: Array) -> None:
 
 
 def _stage(grid: Grid, x: Array, into: Array, images: slice, tiles: slice) -> Array:
-    """The values of rows x (N, H, ·) in scratch (split, values, length, pace·c), zeros where the kernel looks beyond."""
+    """The values of rows x (N, H, ·) in scratch (split, values, length, pace·c), with zeros around them."""
     n, t = images.stop - images.start, tiles.stop - tiles.start
     columns = n * t * grid.wide
     scratch = _scratch("x", (grid.split, grid.values, grid.length(columns), grid.pace * grid.c), x.dtype)
@@ -377,8 +378,8 @@ def _by_windows(grid: Grid, scratch: Array, values: Array, columns: int) -> Arra
 
 def _least(grid: Grid) -> int:
     """The fewest images that are worth a thread."""
-    image = grid.tiles * grid.values * grid.wide * grid.split * grid.made * grid.kw * grid.c * grid.o
-    return max(1, SHARED // image)
+    columns = grid.tiles * grid.values * grid.split * grid.made * grid.wide
+    return max(1, SHARED // (columns * (grid.kw * grid.c * grid.o + COLUMN)))
 
 
 # ------------------------------------------------------------------------------------------------------- the three
