@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from conftest import fetch, tensor
 
-from minidl import init
-from minidl.init.sample import truncated_std
+from minidl import init, threads
+from minidl.init.sample import BLOCK, truncated_std
 
 GATE = 5.0
 KS_GATE = 2.55
@@ -412,3 +412,29 @@ def test_a_fan_must_be_a_positive_number(fan):
 def test_a_parameter_out_of_range_is_refused_when_the_scheme_is_made(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# --- large arrays are drawn in blocks
+
+
+@pytest.mark.parametrize("name", ["normal", "uniform", "truncated_normal"])
+@pytest.mark.host("draws on the host with several threads")
+def test_a_large_array_does_not_depend_on_the_number_of_threads(name):
+    shape = (3, BLOCK + 5)
+    draws = []
+    for count in (1, 2, 3):
+        threads.use(count)
+        try:
+            draws.append(init.get(name)(shape, fan_in=1, fan_out=1, rng=np.random.default_rng(4)))
+        finally:
+            threads.use(None)
+    np.testing.assert_array_equal(draws[0], draws[1])
+    np.testing.assert_array_equal(draws[0], draws[2])
+
+
+@pytest.mark.host("draws on the host")
+def test_the_blocks_of_a_large_array_are_independent_and_follow_the_law():
+    values = init.normal(std=1.0)((4, BLOCK), fan_in=1, fan_out=1, rng=np.random.default_rng(5))
+    assert abs(np.corrcoef(values) - np.eye(4)).max() < GATE / math.sqrt(BLOCK)
+    for block in values:
+        check_law(block[-50_000:].astype(np.float64), Law("normal", 1.0))
