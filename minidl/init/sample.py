@@ -1,7 +1,7 @@
 """The three random laws every scheme is made of, drawn directly in the precision that was asked for.
 
-A large array is drawn in blocks of fixed size, each from a generator of its own whose seed the given generator draws: so
-several threads can share the work, and what is drawn does not depend on how many there are.
+A large array is drawn in blocks of fixed size, each from a generator of its own, whose seed the given generator draws:
+so several threads can share the work, and what is drawn does not depend on how many there are.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def standard_uniform(rng: np.random.Generator, shape: tuple[int, ...], dtype: np
     """u ~ U[-1, 1], drawn as float32 or float64."""
 
     def draw(rng: np.random.Generator, out: NDArray[Any]) -> None:
-        rng.random(out=out, dtype=out.dtype)  # type: ignore[call-overload]
+        rng.random(out=out, dtype=out.dtype)
         out *= 2
         out -= 1
 
@@ -62,7 +62,7 @@ def truncated_std(cut: float) -> float:
 
 
 def _normal(rng: np.random.Generator, out: NDArray[Any]) -> None:
-    rng.standard_normal(out=out, dtype=out.dtype)  # type: ignore[call-overload]
+    rng.standard_normal(out=out, dtype=out.dtype)
 
 
 def _drawn(draw: Draw, rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
