@@ -66,6 +66,14 @@ def test_verify_reads_unpacked_cifar10_and_finds_a_damaged_batch(minidl, tmp_pat
     assert "BAD  data_batch_2.bin" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("content", [b"three words here\n", b"\xff\xfe"])
+def test_verify_names_a_damaged_list_of_checksums(content, minidl, tmp_path, capsys):
+    write_cifar(tmp_path)
+    (tmp_path / "SHA256SUMS").write_bytes(content)
+    assert minidl("verify", "cifar10", "--root", str(tmp_path)) == 1
+    assert "BAD  SHA256SUMS" in capsys.readouterr().out
+
+
 def test_verify_finds_a_changed_copy_of_the_digits(minidl, tmp_path):
     assert minidl("verify", "digits") == 0
     path = shutil.copy(folder("datasets") / "digits.npz", tmp_path)

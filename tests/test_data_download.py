@@ -1,5 +1,6 @@
 """A local server plays what goes wrong on the way of a file: the right file arrives, or none and a clear message."""
 
+import errno
 import gzip
 import hashlib
 import http.server
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_data_files import write_cifar
 
 from minidl import data
 from minidl.data import download
@@ -294,6 +296,12 @@ def test_too_little_free_space_is_seen_before_the_download(server, tmp_path, mon
     assert server.seen == []
 
 
+def test_what_an_earlier_attempt_left_needs_no_free_space(server, tmp_path, monkeypatch):
+    (tmp_path / "file.gz.part").write_bytes(CONTENT[:300_000])
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 150_000}))
+    assert get(server, tmp_path, "good").read_bytes() == CONTENT
+
+
 def test_a_folder_that_cannot_be_written_to_is_named_with_the_cure(server, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(data.DataError, match="cannot be written to .*MINIDL_DATA"):
@@ -320,6 +328,14 @@ def test_a_lock_that_never_becomes_free_is_an_error(tmp_path):
     message = "another process has held this lock for 0 s"
     with locked(tmp_path / "lock"), pytest.raises(data.DataError, match=message), locked(tmp_path / "lock", patience=0):
         pass
+
+
+def test_a_disk_that_knows_no_locks_is_told_at_once(server, tmp_path, monkeypatch):
+    def refuse(file):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("minidl.data.lock._take", refuse)
+    refused(server, tmp_path, r"cannot be written to \(No locks available\); pass root=", "good")
 
 
 def archive(records=2, extra=()):
@@ -355,7 +371,42 @@ def test_the_archive_of_cifar10_is_unpacked_once_and_found_again(cifar, server, 
         assert len(data.load("cifar10", root=tmp_path / "here").train) == 10
     assert len(server.seen) == 1
     left = sorted(path.name for path in (tmp_path / "here" / "cifar-10").iterdir())
-    assert left == ["cifar-10-batches-bin", "cifar-10-batches-bin.lock", "cifar-10-binary.tar.gz.lock"]
+    assert left == ["cifar-10-batches-bin", "cifar-10-binary.tar.gz.lock", "cifar10.lock"]
+
+
+def test_a_set_that_another_process_is_downloading_is_waited_for_and_not_fetched_again(cifar, server, tmp_path):
+    cifar(archive())
+    folder = tmp_path / "here" / "cifar-10"
+    folder.mkdir(parents=True)
+    loaded = []
+    with locked(folder / "cifar10.lock"):
+        thread = threading.Thread(target=lambda: loaded.append(data.load("cifar10", root=tmp_path / "here")))
+        thread.start()
+        time.sleep(0.2)
+        write_cifar(folder / "cifar-10-batches-bin")
+    thread.join(10)
+    assert len(loaded[0].train) == 20 and server.seen == []
+
+
+def test_a_folder_unpacked_by_hand_and_not_to_its_end_is_set_aside(cifar, tmp_path):
+    cifar(archive())
+    folder = tmp_path / "here" / "cifar-10"
+    write_cifar(folder / "cifar-10-batches-bin")
+    (folder / "cifar-10-batches-bin" / "test_batch.bin").unlink()
+    assert len(data.load("cifar10", root=tmp_path / "here").train) == 10
+    assert len(list((folder / "cifar-10-batches-bin.incomplete").iterdir())) == 5
+
+
+def test_a_disk_that_fills_up_while_unpacking_gets_its_space_back(cifar, tmp_path, monkeypatch):
+    def full(archive, folder):
+        (folder / "data_batch_1.bin").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    cifar(archive())
+    monkeypatch.setattr(cifar10, "_extract", full)
+    with pytest.raises(data.DataError, match="no space left for the download"):
+        data.load("cifar10", root=tmp_path / "here")
+    assert not list(tmp_path.rglob("data_batch_1.bin"))
 
 
 def test_a_member_that_points_out_of_the_archive_is_not_followed(cifar, tmp_path):

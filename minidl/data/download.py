@@ -82,8 +82,8 @@ def fetch(file: RemoteFile, folder: Path, timeout: float = TIMEOUT, pauses: tupl
                 if fault:
                     raise DataError(f"{target}: {fault}. Delete it, and it will be downloaded again")
                 return target
-            _room_for(file, folder)
             partial = folder / f"{file.name}.part"
+            _room_for(file, partial)
             _from_a_mirror(file, partial, timeout, pauses)
             os.replace(partial, target)
     return target
@@ -118,10 +118,16 @@ def writing(folder: Path) -> Iterator[None]:
         raise DataError(f"{folder}: cannot be written to ({error.strerror or error}); {cure}") from error
 
 
-def _room_for(file: RemoteFile, folder: Path) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < file.size:
-        raise OSError(errno.ENOSPC, f"{file.name} needs {file.size / 1e6:.1f} MB, {free / 1e6:.1f} MB are free")
+def _room_for(file: RemoteFile, partial: Path) -> None:
+    """Refuse what will not fit; what an earlier attempt left in ``partial`` takes no new room."""
+    free = shutil.disk_usage(partial.parent).free
+    missing = file.size - _length(partial)
+    if free < missing:
+        raise OSError(errno.ENOSPC, f"{file.name} needs {missing / 1e6:.1f} MB, {free / 1e6:.1f} MB are free")
+
+
+def _length(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _from_a_mirror(file: RemoteFile, partial: Path, timeout: float, pauses: tuple[float, ...]) -> None:
@@ -143,7 +149,7 @@ def _from_a_mirror(file: RemoteFile, partial: Path, timeout: float, pauses: tupl
 
 def _attempt(file: RemoteFile, url: str, partial: Path, timeout: float) -> None:
     """One request for what is missing, then the check of the whole."""
-    have = partial.stat().st_size if partial.exists() else 0
+    have = _length(partial)
     if have > file.size:
         partial.unlink()
         have = 0
