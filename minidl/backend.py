@@ -122,7 +122,7 @@ def device_for(backend: str = "auto") -> str:
         MissingCapability: CuPy was asked for by name, and CuPy, the driver or a GPU is missing.
     """
     if backend == "auto":
-        backend = os.environ.get("MINIDL_BACKEND", "auto")
+        backend = os.environ.get("MINIDL_BACKEND") or "auto"
     if backend == "auto":
         if importlib.util.find_spec("cupy") is None and all(library.device == "cpu" for library in _BY_TYPE.values()):
             return "cpu"
@@ -157,9 +157,14 @@ def _cupy_library() -> Library:
         cuda = gpu.driver_cuda_version()
         driver = "no NVIDIA driver was found" if cuda is None else f"the NVIDIA driver serves CUDA {cuda[0]}.{cuda[1]}"
         raise MissingCapability(f"CuPy is not installed; {driver}. {gpu.advice(cuda)}")
-    import cupy
+    try:
+        import cupy
 
-    if not cupy.cuda.is_available():
+        available = cupy.cuda.is_available()
+    except Exception as error:  # a wheel for another Python, CUDA libraries that are not found, a folder called cupy
+        cuda, reason = gpu.driver_cuda_version(), " ".join(str(error).split())[:120]
+        raise MissingCapability(f"CuPy is installed but does not load ({reason}). {gpu.advice(cuda)}") from error
+    if not available:
         cuda = gpu.driver_cuda_version()
         if cuda is None:
             raise MissingCapability(f"CuPy is installed, but no NVIDIA driver was found. {gpu.advice(None)}")

@@ -85,9 +85,22 @@ def parser() -> argparse.ArgumentParser:
 
 def _common_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--out", metavar="DIR", default="minidl-out", help="folder for results (default: %(default)s)")
+    sub.add_argument(
+        "--backend",
+        choices=("numpy", "cupy", "auto"),
+        default="auto",
+        help="where to compute; auto: $MINIDL_BACKEND, else CuPy if it finds a GPU, else NumPy",
+    )
     sub.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
     sub.add_argument("-q", "--quiet", action="store_true", help="no progress and no remarks, only the result")
     sub.add_argument("-v", "--verbose", action="store_true", help="show the traceback of an error")
+
+
+def _backend(asked: str) -> str:
+    """The library that ``--backend`` means here. One that is missing raises: exit code 3."""
+    from minidl.backend import device_for
+
+    return "numpy" if device_for(asked) == "cpu" else "cupy"
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -144,12 +157,6 @@ def _computing_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--data", default="digits", metavar="NAME", help="data set (default: %(default)s)")
     sub.add_argument("--depth", type=int, default=20, help="hidden layers (default: %(default)s)")
     sub.add_argument("--width", type=int, default=100, help="units in each hidden layer (default: %(default)s)")
-    sub.add_argument(
-        "--backend",
-        choices=("numpy", "cupy", "auto"),
-        default="auto",
-        help="where to compute; auto: $MINIDL_BACKEND, else CuPy if it finds a GPU, else NumPy",
-    )
 
 
 def compare_arguments(sub: argparse.ArgumentParser) -> None:
@@ -313,9 +320,10 @@ def _find_lesson(known: list[Lesson], number: int) -> Lesson:
 
 
 def _run_lesson(each: Lesson, args: argparse.Namespace) -> int:
+    backend = _backend(args.backend)
     folder = files.run_folder(args.out, f"lesson-{each.number:02d}").resolve()
     package = str(Path(text.__file__).resolve().parent.parent)
-    settings = {"MPLBACKEND": "Agg"} | ({"MINIDL_FAST": "1"} if args.fast else {})
+    settings = {"MPLBACKEND": "Agg", "MINIDL_BACKEND": backend} | ({"MINIDL_FAST": "1"} if args.fast else {})
     # In JSON mode the lesson speaks on stderr: stdout is for the one document.
     code = subprocess.run(
         [sys.executable, "-c", RUN_LESSON, package, str(each.path)],
@@ -348,6 +356,8 @@ def doctor(args: argparse.Namespace) -> int:
         print_json("doctor", status=examiner.worst(checks), checks=[vars(check) for check in checks])
     else:
         print(examiner.report([check for check in checks if check.status != "ok" or not args.quiet]))
+    if args.backend == "cupy":
+        _backend("cupy")  # asked for by name: what is missing is then no remark but an error
     return FINDING if examiner.worst(checks) == "fail" else DONE
 
 
