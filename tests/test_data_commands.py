@@ -48,13 +48,15 @@ def test_get_prints_the_folder_of_what_is_here(minidl, tmp_path, capsys):
 def test_verify_accepts_what_it_can_only_read_and_says_so(minidl, tmp_path, capsys):
     write_mnist(tmp_path, packed=False)
     assert minidl("verify", "mnist", "--root", str(tmp_path)) == 0
-    assert "readable, 12 items; unpacked, so without a checksum" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "readable, 12 items; unpacked, so without a checksum" in said
+    assert said.endswith(f"mnist, {tmp_path}: 4 of 4 files are as they should be\n")
 
 
 def test_verify_finds_a_file_that_is_not_the_published_one(minidl, tmp_path):
     write_mnist(tmp_path)
     code, answer = minidl("verify", "mnist", "--json", "--root", str(tmp_path))
-    assert code == 1 and not answer["ok"]
+    assert code == 1 and not answer["ok"] and answer["where"] == str(tmp_path)
     assert "bytes, expected 9912422" in answer["files"][0]["remark"]
 
 
