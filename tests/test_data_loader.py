@@ -176,6 +176,8 @@ def test_what_is_no_data_set_is_refused(wrong):
     [
         ({"seed": 3}, "saved with seed=3, this loader has 0"),
         ({"batch_size": 5}, "saved with batch_size=5, this loader has 4"),
+        ({"shuffle": True}, "saved with shuffle=True, this loader has False"),
+        ({"examples": 24}, "saved with examples=24, this loader has 23"),
         ({"batch": 7}, "outside this loader's epochs of 6 batches"),
         ({"epoch": -1}, "outside this loader's epochs"),
         ({"extra": 1}, "has the keys epoch, batch, seed, batch_size"),
