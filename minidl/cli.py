@@ -5,6 +5,7 @@ heavy is imported inside the function that runs, so ``minidl --help`` is quick a
 """
 
 import argparse
+import importlib.util
 import os
 import re
 import shlex
@@ -340,6 +341,43 @@ def _run_lesson(each: Lesson, args: argparse.Namespace) -> int:
     return code
 
 
+# -- bench ---------------------------------------------------------------------------------------------------------
+
+
+def bench_arguments(sub: argparse.ArgumentParser) -> None:
+    """The arguments of ``minidl bench``."""
+    sub.add_argument("workloads", nargs="*", metavar="WORKLOAD", help='W1 ... W7, "W5 vgg6", slopes; default: all')
+    sub.add_argument("--threads", nargs="+", type=int, default=[1], metavar="N", help="numbers to try (default: 1)")
+    sub.add_argument("--rounds", type=int, default=20, help="times each is measured (default: %(default)s)")
+
+
+def bench(args: argparse.Namespace) -> int:
+    """How long minidl takes for a training step of each workload, and how much memory, on this machine."""
+    runner, report = _benchmarks("runner"), _benchmarks("report")
+    say = (lambda line: None) if args.quiet else (lambda line: print(line, file=sys.stderr))
+    works, own = report.chosen(args.workloads), runner.own_python()
+    records = list(runner.measure_all(works, own, args.threads, args.rounds, say))
+    document = report.document(records, command=args.command_line, rounds=args.rounds, threads=args.threads)
+    folder = files.run_folder(args.out, "bench")
+    (folder / "results.json").write_text(text.to_json(document), encoding="utf-8")
+    print(text.to_json(document | {"folder": str(folder)}) if args.json else report.tables(records))
+    if not args.json and not args.quiet:
+        print(f"\nresults  {folder / 'results.json'}\nrepeat   {args.command_line}")
+    return FINDING if any(record["note"] for record in records) else DONE
+
+
+def _benchmarks(name: str) -> Any:
+    """A module of the folder ``benchmarks``, which is no package of the installation."""
+    if "minidl_benchmarks" not in sys.modules:
+        folder = files.folder("benchmarks")
+        spec = importlib.util.spec_from_file_location(
+            "minidl_benchmarks", folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
+        assert spec is not None
+        sys.modules["minidl_benchmarks"] = importlib.util.module_from_spec(spec)
+    return importlib.import_module(f"minidl_benchmarks.{name}")
+
+
 # -- doctor --------------------------------------------------------------------------------------------------------
 
 
@@ -366,5 +404,6 @@ COMMANDS = (
     Command("variance", "signal and gradient of one network, layer by layer", variance_arguments, variance),
     Command("data", "list, fetch, check and show data sets", data_arguments, data),
     Command("lesson", "list the lessons, or run one", lesson_arguments, lesson),
+    Command("bench", "how fast is minidl on this machine?", bench_arguments, bench),
     Command("doctor", "is this machine ready?", doctor_arguments, doctor),
 )
