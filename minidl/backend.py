@@ -24,6 +24,7 @@ __all__ = [
     "array_module",
     "device_for",
     "device_of",
+    "is_device",
     "library_of",
     "register",
     "to_device",
@@ -93,6 +94,21 @@ def array_module(x: Array) -> Any:
 def device_of(x: Array) -> str:
     """Where ``x`` lives: "cpu" or "gpu"."""
     return library_of(x).device
+
+
+def is_device(target: str) -> bool:
+    """Whether the ``target`` of a ``.to(...)`` is a device, "cpu" or "gpu"; else it is a dtype.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if target in ("cpu", "gpu"):
+        return True
+    try:
+        np.dtype(target)
+    except TypeError:
+        raise unknown("device or dtype", target, ("cpu", "gpu", "float32", "float64")) from None
+    return False
 
 
 def to_host(x: Array) -> np.ndarray[Any, Any]:
