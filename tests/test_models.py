@@ -157,3 +157,12 @@ def test_an_activation_may_be_given_by_its_class_name(activation):
     assert names(by_class) == names(by_name)
     assert models.scheme_for(activation) == models.scheme_for(activation.lower())
     np.testing.assert_array_equal(fetch(by_class.linear1.weight), fetch(by_name.linear1.weight))
+
+
+@pytest.mark.parametrize(("scheme", "shown"), [("orthogonal", "orthogonal"), (None, "glorot_normal")])
+def test_a_printed_model_names_the_scheme_its_weights_have(scheme, shown):
+    model = models.mlp([4, 3, 2], activation="tanh", init=scheme)
+    assert str(model).count(f"init={shown}") == 2
+    before = model.state_dict()
+    init.apply(model, seed=0)  # each layer's own scheme: the same draw
+    assert all((before[path] == value).all() for path, value in model.state_dict().items())
