@@ -73,6 +73,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def disguised_page(self, content):  # the right length and type, and still a page
         self.answer(200, b"<html>" + b" " * (len(content) - 6), len(content))
 
+    def astray(self, content):  # sends elsewhere, to what is no address
+        self.send_response(302)
+        self.send_header("Location", "http://[::1/file.gz")
+        self.end_headers()
+
+    def rubbish(self, content):  # no HTTP at all
+        self.wfile.write(b"\x1b[2J\x00\xff" * 1000)
+
     def wrong(self, content):
         self.answer(200, content[:-1] + bytes([content[-1] ^ 1]), len(content))
 
@@ -146,7 +154,7 @@ def test_a_download_arrives_and_is_not_repeated(server, tmp_path):
 
 @pytest.mark.parametrize(
     "bad",
-    ["missing", "overloaded", "page", "disguised_page", "wrong", "longer", "other_size", "hang", "always_truncated"],
+    "missing overloaded page disguised_page astray rubbish wrong longer other_size hang always_truncated".split(),
 )
 def test_after_any_failure_the_next_mirror_delivers(bad, server, tmp_path):
     assert get(server, tmp_path, bad, "good").read_bytes() == CONTENT
@@ -159,6 +167,8 @@ def test_after_any_failure_the_next_mirror_delivers(bad, server, tmp_path):
         ("overloaded", "HTTP 503", 3),
         ("page", "web page instead of the file", 1),
         ("disguised_page", r"web page instead of the file \(MD5 is", 1),
+        ("astray", r"the connection broke \(Invalid IPv6 URL\)", 3),
+        ("rubbish", r"the connection broke \([ -~ÿ]{100}…\)", 3),
         ("wrong", f"MD5 is [0-9a-f]+, expected {hashlib.md5(CONTENT).hexdigest()}", 1),
         ("longer", f"sends more than the expected {len(CONTENT)} bytes", 1),
         ("other_size", f"announces {len(CONTENT) - 5} bytes, expected {len(CONTENT)}", 1),

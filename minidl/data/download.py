@@ -191,11 +191,18 @@ def _network_faults() -> Iterator[None]:
         yield
     except urllib.error.HTTPError as error:
         final = 400 <= error.code < 500 and error.code not in TRY_LATER
-        raise _Failed(f"HTTP {error.code} {error.reason}", final) from error
+        raise _Failed(f"HTTP {error.code} {_printable(error.reason)}", final) from error
     except urllib.error.URLError as error:
         raise _Failed(f"not reached ({error.reason})", final=False) from error
-    except (OSError, http.client.HTTPException) as error:
-        raise _Failed(f"the connection broke ({str(error) or type(error).__name__})", final=False) from error
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: redirected to no address
+        reason = _printable(error) or type(error).__name__
+        raise _Failed(f"the connection broke ({reason})", final=False) from error
+
+
+def _printable(words: object) -> str:
+    """One short line: a server may send anything in place of words, and any amount of it."""
+    line = "".join(c if c.isprintable() else " " for c in str(words))
+    return line if len(line) <= 100 else f"{line[:100]}…"
 
 
 def _refuse_other_content(response: Any, missing: int) -> None:
