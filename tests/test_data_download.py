@@ -49,6 +49,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def whole(self, content):  # a server that cannot resume
         self.answer(200, content, len(content))
 
+    def piecemeal(self, content):  # in pieces that fit no block
+        self.answer(200, b"", len(content))
+        for start in range(0, len(content), 50_000):
+            self.wfile.write(content[start : start + 50_000])
+            time.sleep(0.01)
+
     def missing(self, content):
         self.send_error(404)
 
@@ -206,6 +212,20 @@ def test_a_server_that_cannot_resume_sends_everything_again(server, tmp_path):
 def test_a_wrong_beginning_is_thrown_away_and_the_file_fetched_afresh(beginning, server, tmp_path):
     (tmp_path / "file.gz.part").write_bytes(beginning)
     assert get(server, tmp_path, "good").read_bytes() == CONTENT
+
+
+def test_the_progress_bar_comes_to_its_end(server, tmp_path, monkeypatch):
+    told = []
+
+    def bar(blocks, total, label):
+        for block in blocks:
+            told.append(len(block))
+            yield block
+        assert len(told) == total
+
+    monkeypatch.setattr(download, "progress", bar)
+    get(server, tmp_path, "piecemeal")
+    assert sum(told) == len(CONTENT)
 
 
 def test_a_complete_part_needs_no_network(server, tmp_path):

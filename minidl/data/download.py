@@ -222,9 +222,9 @@ def _blocks(response: Any, missing: int, timeout: float) -> Iterator[bytes]:
         if received > missing:
             raise _Failed(f"sends more than the expected {missing} bytes", final=True)
         block += chunk
-        if len(block) >= BLOCK:
-            yield bytes(block)
-            block.clear()
+        if len(block) >= BLOCK:  # a chunk is no larger than that: there is no second one to give
+            yield bytes(block[:BLOCK])
+            del block[:BLOCK]
             deadline = time.monotonic() + timeout
         elif time.monotonic() > deadline:
             raise _Failed(f"too slow: less than {BLOCK >> 10} KiB in {timeout:g} s", final=False)
