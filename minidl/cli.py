@@ -137,6 +137,8 @@ def _explain(error: Exception) -> CommandError:
             return CommandError(what, "a package is installed but does not load", "run: minidl doctor", MISSING)
         case OSError():
             return CommandError(what, "a file or folder cannot be used", "check the path, or choose --out", BAD_INPUT)
+        case ValueError() if any(kind.__name__ == "DataError" for kind in type(error).__mro__):
+            return CommandError(what, "the data set is not here as it should be", "see: minidl data list", BAD_INPUT)
         case ValueError():
             return CommandError(what, "an argument or a file does not fit", "correct it, see --help", BAD_INPUT)
     why = f"{type(error).__name__}: minidl did not expect this"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from minidl import backend, cli, files
+from minidl.data.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -152,6 +153,19 @@ def test_an_error_says_what_why_and_what_to_do_on_three_lines(monkeypatch, capsy
     assert what == "minidl: unknown scheme 'he_norml'"
     assert why.startswith("  why: ")
     assert fix.startswith("  do:  ")
+
+
+def test_a_data_set_that_is_not_there_is_no_wrong_argument(monkeypatch, capsys):
+    class Unreachable(DataError):
+        pass
+
+    failing(monkeypatch, Unreachable("no network"))
+    assert cli.main(["doctor"]) == 4
+    assert capsys.readouterr().err.splitlines() == [
+        "minidl: no network",
+        "  why: the data set is not here as it should be",
+        "  do:  see: minidl data list",
+    ]
 
 
 def test_verbose_shows_the_traceback(monkeypatch, capsys):
