@@ -226,7 +226,7 @@ def _of_weight(module: Module, optimizer: Optimizer | None) -> dict[str, Any]:
     weight = getattr(module, "weight", None)
     if weight is None or not hasattr(module, "fans"):
         return found
-    found["weight_std"] = weight.data.std(dtype="float64")
+    found["weight_std"] = weight.data.astype("float64").std()  # std(dtype=) squares in float32 on a GPU
     if weight.grad is not None:
         found["weight_grad_rms"] = _rms(weight.grad)
         if optimizer is not None:
