@@ -24,6 +24,7 @@ __all__ = [
     "array_module",
     "device_for",
     "device_of",
+    "is_device",
     "library_of",
     "register",
     "to_device",
@@ -95,6 +96,21 @@ def device_of(x: Array) -> str:
     return library_of(x).device
 
 
+def is_device(target: str) -> bool:
+    """Whether the ``target`` of a ``.to(...)`` is a device, "cpu" or "gpu"; else it is a dtype.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if target in ("cpu", "gpu"):
+        return True
+    try:
+        np.dtype(target)
+    except TypeError:
+        raise unknown("device or dtype", target, ("cpu", "gpu", "float32", "float64")) from None
+    return False
+
+
 def to_host(x: Array) -> np.ndarray[Any, Any]:
     """``x`` as a NumPy array. From a GPU this copies, and waits until the value is there."""
     return np.asarray(library_of(x).to_host(x))
@@ -122,7 +138,7 @@ def device_for(backend: str = "auto") -> str:
         MissingCapability: CuPy was asked for by name, and CuPy, the driver or a GPU is missing.
     """
     if backend == "auto":
-        backend = os.environ.get("MINIDL_BACKEND", "auto")
+        backend = os.environ.get("MINIDL_BACKEND") or "auto"
     if backend == "auto":
         if importlib.util.find_spec("cupy") is None and all(library.device == "cpu" for library in _BY_TYPE.values()):
             return "cpu"
@@ -157,9 +173,14 @@ def _cupy_library() -> Library:
         cuda = gpu.driver_cuda_version()
         driver = "no NVIDIA driver was found" if cuda is None else f"the NVIDIA driver serves CUDA {cuda[0]}.{cuda[1]}"
         raise MissingCapability(f"CuPy is not installed; {driver}. {gpu.advice(cuda)}")
-    import cupy
+    try:
+        import cupy
 
-    if not cupy.cuda.is_available():
+        available = cupy.cuda.is_available()
+    except Exception as error:  # a wheel for another Python, CUDA libraries that are not found, a folder called cupy
+        cuda, reason = gpu.driver_cuda_version(), " ".join(str(error).split())[:120]
+        raise MissingCapability(f"CuPy is installed but does not load ({reason}). {gpu.advice(cuda)}") from error
+    if not available:
         cuda = gpu.driver_cuda_version()
         if cuda is None:
             raise MissingCapability(f"CuPy is installed, but no NVIDIA driver was found. {gpu.advice(None)}")

@@ -5,6 +5,7 @@ heavy is imported inside the function that runs, so ``minidl --help`` is quick a
 """
 
 import argparse
+import importlib.util
 import os
 import re
 import shlex
@@ -85,9 +86,22 @@ def parser() -> argparse.ArgumentParser:
 
 def _common_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--out", metavar="DIR", default="minidl-out", help="folder for results (default: %(default)s)")
+    sub.add_argument(
+        "--backend",
+        choices=("numpy", "cupy", "auto"),
+        default="auto",
+        help="where to compute; auto: $MINIDL_BACKEND, else CuPy if it finds a GPU, else NumPy",
+    )
     sub.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
     sub.add_argument("-q", "--quiet", action="store_true", help="no progress and no remarks, only the result")
     sub.add_argument("-v", "--verbose", action="store_true", help="show the traceback of an error")
+
+
+def _backend(asked: str) -> str:
+    """The library that ``--backend`` means here. One that is missing raises: exit code 3."""
+    from minidl.backend import device_for
+
+    return "numpy" if device_for(asked) == "cpu" else "cupy"
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -123,6 +137,8 @@ def _explain(error: Exception) -> CommandError:
             return CommandError(what, "a package is installed but does not load", "run: minidl doctor", MISSING)
         case OSError():
             return CommandError(what, "a file or folder cannot be used", "check the path, or choose --out", BAD_INPUT)
+        case ValueError() if any(kind.__name__ == "DataError" for kind in type(error).__mro__):
+            return CommandError(what, "the data set is not here as it should be", "see: minidl data list", BAD_INPUT)
         case ValueError():
             return CommandError(what, "an argument or a file does not fit", "correct it, see --help", BAD_INPUT)
     why = f"{type(error).__name__}: minidl did not expect this"
@@ -144,12 +160,6 @@ def _computing_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--data", default="digits", metavar="NAME", help="data set (default: %(default)s)")
     sub.add_argument("--depth", type=int, default=20, help="hidden layers (default: %(default)s)")
     sub.add_argument("--width", type=int, default=100, help="units in each hidden layer (default: %(default)s)")
-    sub.add_argument(
-        "--backend",
-        choices=("numpy", "cupy", "auto"),
-        default="auto",
-        help="where to compute; auto: $MINIDL_BACKEND, else CuPy if it finds a GPU, else NumPy",
-    )
 
 
 def compare_arguments(sub: argparse.ArgumentParser) -> None:
@@ -313,9 +323,10 @@ def _find_lesson(known: list[Lesson], number: int) -> Lesson:
 
 
 def _run_lesson(each: Lesson, args: argparse.Namespace) -> int:
+    backend = _backend(args.backend)
     folder = files.run_folder(args.out, f"lesson-{each.number:02d}").resolve()
     package = str(Path(text.__file__).resolve().parent.parent)
-    settings = {"MPLBACKEND": "Agg"} | ({"MINIDL_FAST": "1"} if args.fast else {})
+    settings = {"MPLBACKEND": "Agg", "MINIDL_BACKEND": backend} | ({"MINIDL_FAST": "1"} if args.fast else {})
     # In JSON mode the lesson speaks on stderr: stdout is for the one document.
     code = subprocess.run(
         [sys.executable, "-c", RUN_LESSON, package, str(each.path)],
@@ -330,6 +341,43 @@ def _run_lesson(each: Lesson, args: argparse.Namespace) -> int:
     elif not args.quiet:
         print(f"\nwritten to {folder}")
     return code
+
+
+# -- bench ---------------------------------------------------------------------------------------------------------
+
+
+def bench_arguments(sub: argparse.ArgumentParser) -> None:
+    """The arguments of ``minidl bench``."""
+    sub.add_argument("workloads", nargs="*", metavar="WORKLOAD", help='W1 ... W7, "W5 vgg6", slopes; default: all')
+    sub.add_argument("--threads", nargs="+", type=int, default=[1], metavar="N", help="numbers to try (default: 1)")
+    sub.add_argument("--rounds", type=int, default=20, help="times each is measured (default: %(default)s)")
+
+
+def bench(args: argparse.Namespace) -> int:
+    """How long minidl takes for a training step of each workload, and how much memory, on this machine."""
+    runner, report = _benchmarks("runner"), _benchmarks("report")
+    say = (lambda line: None) if args.quiet else (lambda line: print(line, file=sys.stderr))
+    works, own = report.chosen(args.workloads), runner.own_python()
+    records = list(runner.measure_all(works, own, args.threads, args.rounds, say))
+    document = report.document(records, command=args.command_line, rounds=args.rounds, threads=args.threads)
+    folder = files.run_folder(args.out, "bench")
+    (folder / "results.json").write_text(text.to_json(document), encoding="utf-8")
+    print(text.to_json(document | {"folder": str(folder)}) if args.json else report.tables(records))
+    if not args.json and not args.quiet:
+        print(f"\nresults  {folder / 'results.json'}\nrepeat   {args.command_line}")
+    return FINDING if any(record["note"] for record in records) else DONE
+
+
+def _benchmarks(name: str) -> Any:
+    """A module of the folder ``benchmarks``, which is no package of the installation."""
+    if "minidl_benchmarks" not in sys.modules:
+        folder = files.folder("benchmarks")
+        spec = importlib.util.spec_from_file_location(
+            "minidl_benchmarks", folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
+        assert spec is not None
+        sys.modules["minidl_benchmarks"] = importlib.util.module_from_spec(spec)
+    return importlib.import_module(f"minidl_benchmarks.{name}")
 
 
 # -- doctor --------------------------------------------------------------------------------------------------------
@@ -348,6 +396,8 @@ def doctor(args: argparse.Namespace) -> int:
         print_json("doctor", status=examiner.worst(checks), checks=[vars(check) for check in checks])
     else:
         print(examiner.report([check for check in checks if check.status != "ok" or not args.quiet]))
+    if args.backend == "cupy":
+        _backend("cupy")  # asked for by name: what is missing is then no remark but an error
     return FINDING if examiner.worst(checks) == "fail" else DONE
 
 
@@ -356,5 +406,6 @@ COMMANDS = (
     Command("variance", "signal and gradient of one network, layer by layer", variance_arguments, variance),
     Command("data", "list, fetch, check and show data sets", data_arguments, data),
     Command("lesson", "list the lessons, or run one", lesson_arguments, lesson),
+    Command("bench", "how fast is minidl on this machine?", bench_arguments, bench),
     Command("doctor", "is this machine ready?", doctor_arguments, doctor),
 )

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar, o
 
 import numpy as np
 
-from minidl.backend import Array, array_module, device_of, library_of, to_device, to_host
+from minidl.backend import Array, array_module, device_of, is_device, library_of, to_device, to_host
 
 __all__ = ["OPS", "Handle", "Op", "Tensor", "grad", "hvp", "no_grad", "op"]
 
@@ -154,7 +154,7 @@ class Tensor:
 
     def to(self, target: str) -> Tensor:
         """On another device ("cpu", "gpu") or in another dtype ("float32", "float64"); differentiable."""
-        if target in ("cpu", "gpu"):
+        if is_device(target):
             return self if self.device == target else OPS["copy_to"](self, device=target)
         return OPS["astype"](self, dtype=target)
 
@@ -519,7 +519,7 @@ class Op(Generic[P, R]):
             arrays = _lists_moved(args, arrays) if tensors else arrays
         if any(isinstance(a, np.generic) for a in arrays):
             arrays = _scalars_resolved(arrays)
-        return arrays, _common_precision(self.name, arrays) if tensors and len(arrays) > 1 else None
+        return arrays, _common_precision(self, arrays) if tensors and len(arrays) > 1 else None
 
     def _bind(self, args: tuple[Any, ...], static: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Let static parameters follow positionally, ``x.sum(0)``; let a variadic operation take one list.
@@ -583,13 +583,13 @@ def _lists_moved(args: Sequence[Any], arrays: list[Any]) -> list[Any]:
     return [to_device(x, device) if isinstance(a, (list, tuple)) else x for a, x in zip(args, arrays, strict=True)]
 
 
-def _common_precision(name: str, arrays: list[Any]) -> Any:
+def _common_precision(operation: Op[..., Any], arrays: list[Any]) -> Any:
     """The dtype of the floating-point arrays, None if there is none.
 
     Raises:
         TypeError: arrays of two libraries or of two precisions: nothing is copied or widened silently.
     """
-    first: Any = None
+    name, first = operation.name, None
     for a in arrays:
         if isinstance(a, (bool, int, float)) or a is None:
             continue
@@ -599,6 +599,8 @@ def _common_precision(name: str, arrays: list[Any]) -> Any:
             )
         if a.dtype.kind == "f":
             if first is not None and a.dtype != first.dtype:
+                if any(b is a and rule is None for b, rule in zip(arrays, operation.rules, strict=False)):
+                    continue  # labels: the operation itself says what they must be
                 raise TypeError(
                     f"{name}: {first.dtype} meets {a.dtype} (shapes {first.shape} and {a.shape}). "
                     'Bring both to one precision, usually x.astype("float32").'
@@ -629,17 +631,23 @@ def op(function: Any = None, /, *, differentiable: bool = True, keeps: bool = Fa
 
 def _made(function: Callable[P, R], differentiable: bool, keeps: bool, method: bool) -> Op[P, R]:
     operation = Op(function, differentiable, keeps)
-    if operation.name in OPS:
-        raise ValueError(f"there is an operation {operation.name!r} already")
+    before = OPS.get(operation.name)
+    if before is not None and _home(before.function) != _home(function):
+        raise ValueError(f"there is an operation {operation.name!r} already; choose another name")
     OPS[operation.name] = operation
     if method and not hasattr(Tensor, operation.name):
 
         def as_method(self: Tensor, *args: Any, **static: Any) -> Any:
-            return operation(self, *args, **static)  # type: ignore[arg-type]
+            return OPS[operation.name](self, *args, **static)
 
         as_method.__name__, as_method.__doc__ = operation.name, operation.__doc__
         setattr(Tensor, operation.name, as_method)
     return operation
+
+
+def _home(function: Any) -> tuple[str, str]:
+    """Where a function is written: what comes from the same place again is a notebook cell that was run again."""
+    return function.__module__, function.__qualname__
 
 
 # ---------------------------------------------------------------------------------------------------- the walk back
@@ -690,6 +698,11 @@ def _walk_back(
                 raise RuntimeError(f"the derivative rule of {node.op.name} returned None for a wanted gradient")
             if gradient.shape != parent.shape:  # the forward broadcast this argument
                 gradient = OPS["sum_to"](gradient, shape=parent.shape)
+            if gradient.dtype != parent.dtype:
+                raise TypeError(
+                    f"the derivative rule of {node.op.name} returned {gradient.dtype} for a {parent.dtype} argument; "
+                    "beside an array write Python numbers, 2 ** 0.5 and not np.sqrt(2)"
+                )
             if parent in pending:
                 pending[parent] = pending[parent] + gradient
             else:

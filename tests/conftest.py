@@ -43,7 +43,7 @@ def fetch(x: Any) -> np.ndarray:
 HOST_FILES = [
     ("test_cli", "the command line"),
     ("test_cupy_names", "reads the source and the installed CuPy"),
-    ("test_data", "data are read, checked and batched on the host; the training loop moves the batches"),
+    ("test_data", "data are read and checked on the host; the loader moves the batches"),
     ("test_doctor", "asks about this machine"),
     ("test_house", "reads source files"),
     ("test_init", "weights are drawn on the host, then copied: the same bits on every library"),
@@ -54,6 +54,20 @@ HOST_FILES = [
     ("test_wheel", "files of the wheel"),
 ]
 
+#: Files that begin like those, and run on the library all the same.
+DEVICE_FILES = {"test_data_loader.py", "test_init_apply.py"}
+
+#: What the share is asked of: kind of test -> beginnings of file names.
+KINDS = {
+    "operations": ("test_ops", "test_engine"),
+    "layers": ("test_nn", "test_models"),
+    "initializers": ("test_init", "test_same_bits"),
+    "optimizers": ("test_optim",),
+    "loader": ("test_data_loader",),
+    "probe": ("test_probe",),
+    "training": ("test_train", "test_compare", "test_claims"),
+}
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "host(reason): stays on the host by its nature, see tests/conftest.py")
@@ -62,6 +76,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of the files that stay on the host; one that uses the device all the same still counts as such."""
     for item in items:
+        if item.path.name in DEVICE_FILES:
+            continue
         for beginning, reason in HOST_FILES:
             if item.path.name.startswith(beginning) and item.get_closest_marker("host") is None:
                 item.add_marker(pytest.mark.host(reason))
@@ -110,11 +126,21 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     for what, names in (("made no array of it", idle), ("FAILED on it", failed), ("skipped", skipped)):
         for test, n in _grouped(names, "[").items():
             terminalreporter.line(f"{what}: {test} ({n})")
+    staying = [name for name, marked, used in notes if used and marked]
+    for kind, files in KINDS.items():
+        ran, asked, stay = (sum(_file(n).startswith(files) for n in part) for part in (on, on + idle + failed, staying))
+        if asked or stay:
+            terminalreporter.line(f"{kind}: {ran} of {asked} ran on it and passed; {stay} more stay on the host")
     counted = len(on) + len(idle) + len(failed)
     share = f" ({100 * len(on) / counted:.1f} %)" if counted else ""
     terminalreporter.line(
         f"{len(on)} of {counted} tests that do not stay on the host by nature ran on it and passed{share}"
     )
+
+
+def _file(name: str) -> str:
+    """The file's name in "tests/test_nn.py::test_one"."""
+    return name.partition("::")[0].rpartition("/")[2]
 
 
 def _grouped(names: list[str], separator: str) -> dict[str, int]:

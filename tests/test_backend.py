@@ -82,6 +82,36 @@ def test_auto_takes_numpy_where_there_is_no_gpu_and_the_environment_where_it_spe
     assert device_for("numpy") == "cpu"  # said on the command line, it beats the environment
 
 
+def test_an_empty_environment_variable_is_none(monkeypatch, host_only):
+    without_cupy(monkeypatch)
+    monkeypatch.setenv("MINIDL_BACKEND", "")
+    assert device_for() == "cpu"
+
+
+@pytest.mark.parametrize("error", [ImportError("libnvrtc.so.12 is not found"), AttributeError("no attribute 'cuda'")])
+def test_a_cupy_that_does_not_load_is_told_with_its_reason_and_auto_goes_on_without(monkeypatch, host_only, error):
+    """A wheel for another CUDA, or a folder that happens to be called cupy."""
+
+    def available():
+        raise error
+
+    with_cupy(monkeypatch, available=True)
+    monkeypatch.setattr(sys.modules["cupy"].cuda, "is_available", available)
+    monkeypatch.setattr(gpu, "driver_cuda_version", lambda: (12, 4))
+    with pytest.raises(MissingCapability, match=r"installed but does not load \((libnvrtc|no attribute).*cupy-cuda12x"):
+        to_device(np.zeros(3), "gpu")
+    assert device_for("auto") == "cpu"
+
+
+def test_a_folder_called_cupy_does_not_stop_the_command_line(tmp_path):
+    (tmp_path / "cupy").mkdir()
+    root = os.path.dirname(os.path.dirname(os.path.abspath(backend.__file__)))
+    asked = [sys.executable, "-c", "from minidl.backend import device_for; print(device_for())"]
+    settings = {"PYTHONPATH": root, "MINIDL_BACKEND": "auto"}
+    answer = subprocess.run(asked, cwd=tmp_path, env=os.environ | settings, capture_output=True, text=True)
+    assert answer.stdout.strip() in ("cpu", "gpu"), answer.stderr
+
+
 def test_an_unknown_backend_or_device_is_refused_with_the_known_ones(host_only):
     with pytest.raises(ValueError, match="did you mean 'cupy'"):
         device_for("cuppy")

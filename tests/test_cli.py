@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from minidl import backend, cli, files
+from minidl.data.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -25,7 +26,7 @@ from pathlib import Path
 
 import minidl
 
-print("σ² measured", os.environ.get("MINIDL_FAST"), os.environ["MPLBACKEND"])
+print("σ² measured", os.environ.get("MINIDL_FAST"), os.environ["MPLBACKEND"], "on", os.environ["MINIDL_BACKEND"])
 Path("figure.txt").write_text("drawn", encoding="utf-8")
 """
 
@@ -87,14 +88,43 @@ def test_wrong_usage_ends_with_2(arguments, capsys):
     assert "usage: minidl" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["compare", "variance"])
-def test_a_backend_that_is_not_there_ends_with_3_and_one_message(command, capsys, monkeypatch):
+@pytest.mark.parametrize("name", [command.name for command in cli.COMMANDS])
+def test_every_command_takes_a_backend(name, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([name, "--help"])
+    assert "--backend {numpy,cupy,auto}" in capsys.readouterr().out
+
+
+@pytest.fixture
+def without_cupy(monkeypatch):
+    """No library but NumPy, whatever is installed here and whatever this test run is about."""
     found = importlib.util.find_spec
-    monkeypatch.setattr(backend, "_BY_TYPE", {np.ndarray: backend.NUMPY})  # whatever this test run is about
+    monkeypatch.setattr(backend, "_BY_TYPE", {np.ndarray: backend.NUMPY})
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "cupy" else found(name, *a))
-    assert cli.main([command, "--backend", "cupy"]) == 3
-    captured = capsys.readouterr()
+    monkeypatch.delenv("MINIDL_BACKEND", raising=False)
+
+
+@pytest.mark.parametrize("command", [["compare"], ["variance"], ["lesson", "1"]])
+@pytest.mark.parametrize("how", ["option", "environment"])
+def test_a_backend_that_is_not_there_ends_with_3_and_one_message(
+    command, how, without_cupy, lesson_folder, tmp_path, capfd, monkeypatch
+):
+    if how == "environment":
+        monkeypatch.setenv("MINIDL_BACKEND", "cupy")
+    asked = ["--backend", "cupy"] if how == "option" else []
+    assert cli.main([*command, *asked, "--out", str(tmp_path / "out")]) == 3
+    captured = capfd.readouterr()
     assert captured.out == ""
+    assert "CuPy is not installed" in captured.err and "Traceback" not in captured.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_doctor_reports_and_ends_with_3_where_cupy_was_asked_for_by_name(without_cupy, capsys):
+    assert cli.main(["doctor", "--backend", "numpy"]) == 0
+    capsys.readouterr()
+    assert cli.main(["doctor", "--backend", "cupy", "--json"]) == 3
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["schema"] == "minidl.doctor/1"
     assert "CuPy is not installed" in captured.err
 
 
@@ -123,6 +153,19 @@ def test_an_error_says_what_why_and_what_to_do_on_three_lines(monkeypatch, capsy
     assert what == "minidl: unknown scheme 'he_norml'"
     assert why.startswith("  why: ")
     assert fix.startswith("  do:  ")
+
+
+def test_a_data_set_that_is_not_there_is_no_wrong_argument(monkeypatch, capsys):
+    class Unreachable(DataError):
+        pass
+
+    failing(monkeypatch, Unreachable("no network"))
+    assert cli.main(["doctor"]) == 4
+    assert capsys.readouterr().err.splitlines() == [
+        "minidl: no network",
+        "  why: the data set is not here as it should be",
+        "  do:  see: minidl data list",
+    ]
 
 
 def test_verbose_shows_the_traceback(monkeypatch, capsys):
@@ -181,6 +224,18 @@ def test_a_lesson_writes_into_a_fresh_folder_each_time(lesson_folder, tmp_path, 
 def test_fast_reaches_the_lesson(lesson_folder, tmp_path, capfd):
     cli.main(["lesson", "1", "--fast", "--out", str(tmp_path / "out")])
     assert "σ² measured 1 Agg" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(("asked", "told"), [(["--backend", "numpy"], "numpy"), ([], "numpy")])
+def test_the_backend_reaches_the_lesson(asked, told, without_cupy, lesson_folder, tmp_path, capfd):
+    assert cli.main(["lesson", "1", *asked, "--out", str(tmp_path / "out")]) == 0
+    assert f"on {told}\n" in capfd.readouterr().out
+
+
+def test_the_option_beats_the_environment_in_a_lesson(without_cupy, lesson_folder, tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("MINIDL_BACKEND", "cupy")
+    assert cli.main(["lesson", "1", "--backend", "numpy", "--out", str(tmp_path / "out")]) == 0
+    assert "on numpy\n" in capfd.readouterr().out
 
 
 def test_a_lesson_speaks_plainly_where_the_terminal_lacks_its_signs(lesson_folder, tmp_path, capfd, monkeypatch):

@@ -48,13 +48,15 @@ def test_get_prints_the_folder_of_what_is_here(minidl, tmp_path, capsys):
 def test_verify_accepts_what_it_can_only_read_and_says_so(minidl, tmp_path, capsys):
     write_mnist(tmp_path, packed=False)
     assert minidl("verify", "mnist", "--root", str(tmp_path)) == 0
-    assert "readable, 12 items; unpacked, so without a checksum" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "readable, 12 items; unpacked, so without a checksum" in said
+    assert said.endswith(f"mnist, {tmp_path}: 4 of 4 files are as they should be\n")
 
 
 def test_verify_finds_a_file_that_is_not_the_published_one(minidl, tmp_path):
     write_mnist(tmp_path)
     code, answer = minidl("verify", "mnist", "--json", "--root", str(tmp_path))
-    assert code == 1 and not answer["ok"]
+    assert code == 1 and not answer["ok"] and answer["where"] == str(tmp_path)
     assert "bytes, expected 9912422" in answer["files"][0]["remark"]
 
 
@@ -64,6 +66,14 @@ def test_verify_reads_unpacked_cifar10_and_finds_a_damaged_batch(minidl, tmp_pat
     (tmp_path / "data_batch_2.bin").write_bytes(bytes(100))
     assert minidl("verify", "cifar10", "--root", str(tmp_path)) == 1
     assert "BAD  data_batch_2.bin" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"three words here\n", b"\xff\xfe"])
+def test_verify_names_a_damaged_list_of_checksums(content, minidl, tmp_path, capsys):
+    write_cifar(tmp_path)
+    (tmp_path / "SHA256SUMS").write_bytes(content)
+    assert minidl("verify", "cifar10", "--root", str(tmp_path)) == 1
+    assert "BAD  SHA256SUMS" in capsys.readouterr().out
 
 
 def test_verify_finds_a_changed_copy_of_the_digits(minidl, tmp_path):

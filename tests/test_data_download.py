@@ -1,5 +1,6 @@
 """A local server plays what goes wrong on the way of a file: the right file arrives, or none and a clear message."""
 
+import errno
 import gzip
 import hashlib
 import http.server
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_data_files import write_cifar
 
 from minidl import data
 from minidl.data import download
@@ -47,6 +49,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def whole(self, content):  # a server that cannot resume
         self.answer(200, content, len(content))
 
+    def piecemeal(self, content):  # in pieces that fit no block
+        self.answer(200, b"", len(content))
+        for start in range(0, len(content), 50_000):
+            self.wfile.write(content[start : start + 50_000])
+            time.sleep(0.01)
+
     def missing(self, content):
         self.send_error(404)
 
@@ -70,6 +78,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def disguised_page(self, content):  # the right length and type, and still a page
         self.answer(200, b"<html>" + b" " * (len(content) - 6), len(content))
+
+    def astray(self, content):  # sends elsewhere, to what is no address
+        self.send_response(302)
+        self.send_header("Location", "http://[::1/file.gz")
+        self.end_headers()
+
+    def rubbish(self, content):  # no HTTP at all
+        self.wfile.write(b"\x1b[2J\x00\xff" * 1000)
 
     def wrong(self, content):
         self.answer(200, content[:-1] + bytes([content[-1] ^ 1]), len(content))
@@ -144,7 +160,7 @@ def test_a_download_arrives_and_is_not_repeated(server, tmp_path):
 
 @pytest.mark.parametrize(
     "bad",
-    ["missing", "overloaded", "page", "disguised_page", "wrong", "longer", "other_size", "hang", "always_truncated"],
+    "missing overloaded page disguised_page astray rubbish wrong longer other_size hang always_truncated".split(),
 )
 def test_after_any_failure_the_next_mirror_delivers(bad, server, tmp_path):
     assert get(server, tmp_path, bad, "good").read_bytes() == CONTENT
@@ -157,6 +173,8 @@ def test_after_any_failure_the_next_mirror_delivers(bad, server, tmp_path):
         ("overloaded", "HTTP 503", 3),
         ("page", "web page instead of the file", 1),
         ("disguised_page", r"web page instead of the file \(MD5 is", 1),
+        ("astray", r"the connection broke \(Invalid IPv6 URL\)", 3),
+        ("rubbish", r"the connection broke \([ -~ÿ]{100}…\)", 3),
         ("wrong", f"MD5 is [0-9a-f]+, expected {hashlib.md5(CONTENT).hexdigest()}", 1),
         ("longer", f"sends more than the expected {len(CONTENT)} bytes", 1),
         ("other_size", f"announces {len(CONTENT) - 5} bytes, expected {len(CONTENT)}", 1),
@@ -194,6 +212,20 @@ def test_a_server_that_cannot_resume_sends_everything_again(server, tmp_path):
 def test_a_wrong_beginning_is_thrown_away_and_the_file_fetched_afresh(beginning, server, tmp_path):
     (tmp_path / "file.gz.part").write_bytes(beginning)
     assert get(server, tmp_path, "good").read_bytes() == CONTENT
+
+
+def test_the_progress_bar_comes_to_its_end(server, tmp_path, monkeypatch):
+    told = []
+
+    def bar(blocks, total, label):
+        for block in blocks:
+            told.append(len(block))
+            yield block
+        assert len(told) == total
+
+    monkeypatch.setattr(download, "progress", bar)
+    get(server, tmp_path, "piecemeal")
+    assert sum(told) == len(CONTENT)
 
 
 def test_a_complete_part_needs_no_network(server, tmp_path):
@@ -294,6 +326,12 @@ def test_too_little_free_space_is_seen_before_the_download(server, tmp_path, mon
     assert server.seen == []
 
 
+def test_what_an_earlier_attempt_left_needs_no_free_space(server, tmp_path, monkeypatch):
+    (tmp_path / "file.gz.part").write_bytes(CONTENT[:300_000])
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 150_000}))
+    assert get(server, tmp_path, "good").read_bytes() == CONTENT
+
+
 def test_a_folder_that_cannot_be_written_to_is_named_with_the_cure(server, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(data.DataError, match="cannot be written to .*MINIDL_DATA"):
@@ -320,6 +358,14 @@ def test_a_lock_that_never_becomes_free_is_an_error(tmp_path):
     message = "another process has held this lock for 0 s"
     with locked(tmp_path / "lock"), pytest.raises(data.DataError, match=message), locked(tmp_path / "lock", patience=0):
         pass
+
+
+def test_a_disk_that_knows_no_locks_is_told_at_once(server, tmp_path, monkeypatch):
+    def refuse(file):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("minidl.data.lock._take", refuse)
+    refused(server, tmp_path, r"cannot be written to \(No locks available\); pass root=", "good")
 
 
 def archive(records=2, extra=()):
@@ -355,7 +401,42 @@ def test_the_archive_of_cifar10_is_unpacked_once_and_found_again(cifar, server, 
         assert len(data.load("cifar10", root=tmp_path / "here").train) == 10
     assert len(server.seen) == 1
     left = sorted(path.name for path in (tmp_path / "here" / "cifar-10").iterdir())
-    assert left == ["cifar-10-batches-bin", "cifar-10-batches-bin.lock", "cifar-10-binary.tar.gz.lock"]
+    assert left == ["cifar-10-batches-bin", "cifar-10-binary.tar.gz.lock", "cifar10.lock"]
+
+
+def test_a_set_that_another_process_is_downloading_is_waited_for_and_not_fetched_again(cifar, server, tmp_path):
+    cifar(archive())
+    folder = tmp_path / "here" / "cifar-10"
+    folder.mkdir(parents=True)
+    loaded = []
+    with locked(folder / "cifar10.lock"):
+        thread = threading.Thread(target=lambda: loaded.append(data.load("cifar10", root=tmp_path / "here")))
+        thread.start()
+        time.sleep(0.2)
+        write_cifar(folder / "cifar-10-batches-bin")
+    thread.join(10)
+    assert len(loaded[0].train) == 20 and server.seen == []
+
+
+def test_a_folder_unpacked_by_hand_and_not_to_its_end_is_set_aside(cifar, tmp_path):
+    cifar(archive())
+    folder = tmp_path / "here" / "cifar-10"
+    write_cifar(folder / "cifar-10-batches-bin")
+    (folder / "cifar-10-batches-bin" / "test_batch.bin").unlink()
+    assert len(data.load("cifar10", root=tmp_path / "here").train) == 10
+    assert len(list((folder / "cifar-10-batches-bin.incomplete").iterdir())) == 5
+
+
+def test_a_disk_that_fills_up_while_unpacking_gets_its_space_back(cifar, tmp_path, monkeypatch):
+    def full(archive, folder):
+        (folder / "data_batch_1.bin").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    cifar(archive())
+    monkeypatch.setattr(cifar10, "_extract", full)
+    with pytest.raises(data.DataError, match="no space left for the download"):
+        data.load("cifar10", root=tmp_path / "here")
+    assert not list(tmp_path.rglob("data_batch_1.bin"))
 
 
 def test_a_member_that_points_out_of_the_archive_is_not_followed(cifar, tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from minidl import data
+from minidl.data.fileset import FileSet
 from minidl.data.idx import read_idx
 from minidl.data.places import download_place, places
 from minidl.data.registry import entry
@@ -208,6 +209,15 @@ def test_a_malformed_cifar10_file_is_named_with_the_reason(content, message, hom
     (home / "data_batch_3.bin").write_bytes(content)
     with pytest.raises(data.DataError, match=rf"data_batch_3\.bin: {message}"):
         data.load("cifar10", root=home)
+
+
+def test_a_folder_that_may_not_be_looked_into_is_named(home):
+    def closed(folder):
+        raise PermissionError(13, "Permission denied")
+
+    files = FileSet("pets", ("pets",), closed, lambda folder: iter(()))
+    with pytest.raises(data.DataError, match=r"pets: cannot be looked into \(Permission denied\)"):
+        files.find(home)
 
 
 def test_a_file_that_cannot_be_read_is_named(home):

@@ -2,6 +2,8 @@
 
 import os
 import threading
+import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,7 +89,9 @@ def test_a_fraction_for_the_test_beside_a_val_folder_is_refused(folder):
 
 
 def test_classes_can_be_chosen_by_number_wnid_or_name(folder):
-    assert data.load("imagenet", root=folder, classes=2).classes == ("tench", "goldfish")
+    for two in (2, np.int64(2)):
+        assert data.load("imagenet", root=folder, classes=two).classes == ("tench", "goldfish")
+    assert data.load("imagenet", root=folder, classes="goldfish").classes == ("goldfish",)
     chosen = data.load("imagenet", root=folder, classes=["goldfish", SHARK])
     assert chosen.classes == ("goldfish", "great white shark")
     assert chosen.train.counts().tolist() == [3, 1] and chosen.test.counts().tolist() == [1, 1]
@@ -104,9 +108,15 @@ def test_a_number_per_class_limits_each_class_by_seed(folder):
     ("options", "message"),
     [
         ({"classes": ["goldfisch"]}, "unknown class 'goldfisch'; did you mean 'goldfish'"),
+        ({"classes": ["Goldfish", 1]}, "unknown class 'Goldfish'; did you mean 'goldfish'"),
+        ({"classes": [0, 1]}, "unknown class 0; pass wnids or names of .* \\(3 classes are in this folder\\)"),
         ({"classes": 4}, "classes=4: this folder has 3 classes"),
-        ({"classes": 0}, "classes=0"),
-        ({"per_class": 0}, "per_class=0: at least one"),
+        ({"classes": 0}, "classes=0: expected a whole number ≥ 1"),
+        ({"classes": 2.0}, "classes=2.0: expected a whole number ≥ 1"),
+        ({"classes": []}, "classes is empty: leave it out for all classes"),
+        ({"per_class": 0}, "per_class=0: expected a whole number ≥ 1"),
+        ({"per_class": 2.5}, "per_class=2.5: expected a whole number ≥ 1"),
+        ({"workers": -1}, "workers=-1: expected a whole number ≥ 1"),
     ],
 )
 def test_a_subset_that_cannot_be_is_refused(options, message, folder):
@@ -213,6 +223,22 @@ def test_a_restored_loader_streams_the_rest_bit_for_bit(folder):
         np.testing.assert_array_equal(y, y2)
 
 
+def test_four_batches_at_most_are_in_memory(folder, monkeypatch):
+    batches, alive = [], []
+    start = Photos._start
+
+    def counted(*arguments):
+        started = start(*arguments)
+        batches.append(weakref.ref(started[0]))
+        alive.append(sum(batch() is not None for batch in batches))
+        return started
+
+    monkeypatch.setattr(Photos, "_start", counted)
+    for _ in data.DataLoader(data.load("imagenet", root=folder).train, 1):
+        pass
+    assert max(alive) <= 4 and len(alive) == 8
+
+
 def test_decoding_runs_at_most_two_batches_ahead(folder, monkeypatch):
     decoded = []
     monkeypatch.setattr("minidl.data.photos.opened", lambda path: decoded.append(path) or opened(path))
@@ -289,7 +315,16 @@ def test_a_class_without_photographs_and_a_folder_without_classes_are_named(fold
 
 def test_a_class_missing_in_val_is_named(folder):
     (folder / "val" / SHARK).rename(folder / "gone")
-    with pytest.raises(data.DataError, match=rf"val.{SHARK}: cannot be read"):
+    with pytest.raises(data.DataError, match=rf"val.{SHARK}: cannot be read .*; expected val/<wnid>/\*\.JPEG"):
+        data.load("imagenet", root=folder)
+
+
+def test_a_train_folder_that_cannot_be_read_is_named(folder, monkeypatch):
+    def closed(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+    with pytest.raises(data.DataError, match=r"train: cannot be read \(Permission denied\)"):
         data.load("imagenet", root=folder)
 
 
@@ -305,3 +340,4 @@ def test_hidden_and_other_files_are_passed_over(folder):
     (folder / "train" / TENCH / "._n.JPEG").write_bytes(b"x")
     (folder / "train" / TENCH / "notes.txt").write_bytes(b"x")
     assert isinstance(part := data.load("imagenet", root=folder).train, Photos) and len(part) == 8
+    assert all(check.ok for check in data.registry.entry("imagenet").files.verify(folder))

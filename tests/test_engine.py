@@ -859,3 +859,46 @@ def test_a_name_can_be_taken_once():
             return array_module(x).tanh(x)
 
     assert known == OPS
+
+
+@pytest.mark.host("reads the register of operations")
+def test_a_notebook_cell_that_is_run_again_replaces_its_operation():
+    from minidl.tensor import op
+
+    def cell(factor: int) -> Op:
+        @op
+        def scaled_here(x: Any) -> Any:
+            return factor * x
+
+        scaled_here.derivative(lambda g, _y, _x: factor * g)
+        return scaled_here
+
+    try:
+        cell(2)
+        again = cell(3)
+        assert OPS["scaled_here"] is again
+        assert Tensor([1.0]).scaled_here().item() == 3
+    finally:
+        del OPS["scaled_here"], Tensor.scaled_here
+
+
+def test_a_rule_that_widens_the_gradient_is_refused_where_it_happens():
+    x = tensor(np.ones(3, "float32"), requires_grad=True)
+    operation = Op(lambda a: a * 2, True, False)
+    operation.derivative(lambda g, _y, _a: g * array_module(g).ones(3))
+    with pytest.raises(TypeError, match="returned float64 for a float32 argument; .* Python numbers"):
+        operation(x).sum().backward()
+
+
+@pytest.mark.parametrize("move", [lambda: Tensor([1.0]).to("cuda"), lambda: nn.Linear(1, 1).to("cuda")])
+def test_an_unknown_device_is_told_the_known_ones(move):
+    with pytest.raises(ValueError, match="unknown device or dtype 'cuda'; known: cpu, float32, float64, gpu"):
+        move()
+
+
+@pytest.mark.parametrize("loss", [ops.cross_entropy, ops.nll])
+def test_float_labels_of_any_precision_are_told_to_be_whole_numbers(loss):
+    scores = tensor(np.zeros((2, 3), "float32"), requires_grad=True)
+    for dtype in ("float32", "float64"):
+        with pytest.raises(TypeError, match=rf'labels are class numbers, so whole numbers; got {dtype}. Use .*"int64"'):
+            loss(scores, tensor(np.zeros(2, dtype)).data)

@@ -4,13 +4,14 @@ import math
 
 import numpy as np
 import pytest
+from conftest import DEVICE, fetch
 
 from minidl import backend, init
 
 
 class Param:
     def __init__(self, shape, dtype=np.float32):
-        self.data = np.full(shape, 7, dtype)
+        self.data = backend.to_device(np.full(shape, 7, dtype), DEVICE)
 
 
 class Dense:
@@ -58,7 +59,7 @@ def schemes(report):
 
 
 def weights(model):
-    return {path: parameter.data.copy() for path, parameter in model.named_parameters()}
+    return {path: fetch(parameter.data).copy() for path, parameter in model.named_parameters()}
 
 
 def test_without_a_scheme_every_layer_gets_what_it_declares():
@@ -81,7 +82,7 @@ def test_the_values_are_the_initializers_own_from_the_named_stream():
     init.apply(model, "glorot_uniform", seed=3)
     rng = init.stream(3, "second.weight")
     expected = init.glorot_uniform()((10, 30), fan_in=30, fan_out=10, rng=rng, dtype=np.float32)
-    np.testing.assert_array_equal(model.modules["second"].weight.data, expected)
+    np.testing.assert_array_equal(fetch(model.modules["second"].weight.data), expected)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
@@ -181,21 +182,21 @@ def test_parameters_stay_on_their_device(monkeypatch):
     backend.register(backend.Library("remote", "far away", Remote, np, Remote, lambda x: x.host))
     here, there = Model(only=Dense(4, 3)), Model(only=Dense(4, 3))
     for parameter in (there.modules["only"].weight, there.modules["only"].bias):
-        parameter.data = Remote(parameter.data)
+        parameter.data = Remote(fetch(parameter.data))
     init.apply(here)
     init.apply(there)
     assert isinstance(there.modules["only"].weight.data, Remote)
-    np.testing.assert_array_equal(there.modules["only"].weight.data.host, here.modules["only"].weight.data)
+    np.testing.assert_array_equal(there.modules["only"].weight.data.host, fetch(here.modules["only"].weight.data))
 
 
 def test_a_module_is_told_after_its_parameters_were_set_and_gets_its_own_stream():
     class Following(Dense):
         def after_init(self, rng):
-            self.length, self.drawn = np.linalg.norm(self.weight.data), rng.integers(2**32)
+            self.length, self.drawn = np.linalg.norm(fetch(self.weight.data)), rng.integers(2**32)
 
     module = Following(4, 3)
     init.apply(Model(layer=module), seed=2)
-    assert module.length == np.linalg.norm(module.weight.data)
+    assert module.length == np.linalg.norm(fetch(module.weight.data))
     assert module.drawn == init.stream(2, "layer").integers(2**32)
 
 
@@ -267,6 +268,7 @@ def test_the_report_prints_as_a_table_with_each_law_once():
     assert "seed 9" in text
 
 
+@pytest.mark.host("numbers are drawn on the host")
 def test_a_stream_depends_on_the_seed_and_on_every_letter_of_the_path():
     draws = {
         (seed, path): tuple(init.stream(seed, path).standard_normal(4))
@@ -276,6 +278,7 @@ def test_a_stream_depends_on_the_seed_and_on_every_letter_of_the_path():
     assert len(set(draws.values())) == len(draws)
 
 
+@pytest.mark.host("numbers are drawn on the host")
 def test_streams_of_neighbouring_names_are_uncorrelated():
     """All pairs of 20 streams of 10 000 numbers: correlation below 5 standard errors (190 pairs: one alarm in 9000)."""
     streams = np.array([init.stream(0, f"layers.{i}.weight").standard_normal(10_000) for i in range(20)])
@@ -283,11 +286,13 @@ def test_streams_of_neighbouring_names_are_uncorrelated():
     assert abs(correlation).max() < 5 / math.sqrt(10_000)
 
 
+@pytest.mark.host("numbers are drawn on the host")
 def test_a_stream_is_the_same_for_ever():
     """Published weights depend on these numbers: a change here must be announced in the changelog."""
     assert init.stream(0, "layers.0.weight").integers(2**32, size=3).tolist() == [2375635653, 4177844619, 1293968281]
 
 
+@pytest.mark.host("numbers are drawn on the host")
 @pytest.mark.parametrize(("seed", "error"), [(None, TypeError), (1.0, TypeError), (True, TypeError), (-1, ValueError)])
 def test_a_seed_must_be_a_whole_number(seed, error):
     with pytest.raises(error, match="seed must be a whole number >= 0"):

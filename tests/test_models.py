@@ -12,6 +12,11 @@ from minidl.ops.nonlinear import ACTIVATIONS
 NAMES = sorted(function.__name__ for function in ACTIVATIONS.values())
 
 
+def mlp(*args, **options):
+    """Drawn on the host, then copied to the device under test."""
+    return models.mlp(*args, **options).to(DEVICE)
+
+
 def weights(model):
     return {path: fetch(p).copy() for path, p in model.named_parameters()}
 
@@ -20,22 +25,19 @@ def names(model):
     return [name for name, _ in model.named_children()]
 
 
-@pytest.mark.host("names and shapes")
 def test_layers_are_named_by_kind_and_number():
-    model = models.mlp([64, 30, 20, 10], activation="tanh")
+    model = mlp([64, 30, 20, 10], activation="tanh")
     assert names(model) == ["flatten", "linear1", "tanh1", "linear2", "tanh2", "output"]
 
 
-@pytest.mark.host("names and shapes")
 def test_normalization_stands_between_a_dense_layer_and_its_activation():
-    model = models.mlp([64, 30, 10], norm=True)
+    model = mlp([64, 30, 10], norm=True)
     assert names(model) == ["flatten", "linear1", "norm1", "relu1", "output"]
     assert isinstance(model.norm1, nn.BatchNorm1d)
 
 
-@pytest.mark.host("names and shapes")
 def test_sizes_become_weights_of_outputs_times_inputs_and_one_bias_per_unit():
-    model = models.mlp([64, 30, 20, 10])
+    model = mlp([64, 30, 20, 10])
     shapes = {path: p.shape for path, p in model.named_parameters()}
     assert shapes == {
         "linear1.weight": (30, 64),
@@ -47,14 +49,13 @@ def test_sizes_become_weights_of_outputs_times_inputs_and_one_bias_per_unit():
     }
 
 
-@pytest.mark.host("names and shapes")
 def test_two_sizes_are_a_single_dense_layer():
-    model = models.mlp([4, 3])
+    model = mlp([4, 3])
     assert names(model) == ["flatten", "output"]
 
 
 def test_an_mlp_computes_its_dense_layers_one_after_the_other():
-    model = models.mlp([4, 3, 2], activation="tanh", seed=1).to(DEVICE)
+    model = mlp([4, 3, 2], activation="tanh", seed=1)
     x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
     w = weights(model)
     hidden = np.tanh(x @ w["linear1.weight"].T + w["linear1.bias"])
@@ -63,14 +64,14 @@ def test_an_mlp_computes_its_dense_layers_one_after_the_other():
 
 
 def test_images_are_flattened_in_the_order_of_their_elements():
-    model = models.mlp([2 * 3 * 4, 5, 2], seed=1).to(DEVICE)
+    model = mlp([2 * 3 * 4, 5, 2], seed=1)
     x = np.arange(48, dtype=np.float32).reshape(2, 2, 3, 4) / 48
     np.testing.assert_array_equal(fetch(model(tensor(x))), fetch(model(tensor(x.reshape(2, -1)))))
 
 
 @pytest.mark.parametrize("activation", NAMES)
 def test_every_activation_runs_forward_and_backward(activation):
-    model = models.mlp([6, 8, 8, 3], activation=activation).to(DEVICE)
+    model = mlp([6, 8, 8, 3], activation=activation)
     x = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
     y = model(tensor(x))
     assert y.shape == (4, 3)
@@ -78,9 +79,8 @@ def test_every_activation_runs_forward_and_backward(activation):
     assert all(np.isfinite(fetch(p.grad)).all() for p in model.parameters())
 
 
-@pytest.mark.host("names and shapes")
 def test_crelu_doubles_what_the_next_layer_sees():
-    model = models.mlp([6, 8, 8, 3], activation="crelu")
+    model = mlp([6, 8, 8, 3], activation="crelu")
     assert [model.linear1.weight.shape, model.linear2.weight.shape, model.output.weight.shape] == [
         (8, 6),
         (8, 16),
@@ -88,7 +88,6 @@ def test_crelu_doubles_what_the_next_layer_sees():
     ]
 
 
-@pytest.mark.host("weights are drawn on the host")
 @pytest.mark.parametrize(
     ("activation", "variance"),
     [
@@ -102,41 +101,37 @@ def test_crelu_doubles_what_the_next_layer_sees():
 )
 def test_the_default_scheme_fits_the_activation(activation, variance):
     """He: 2/fan_in, LeCun: 1/fan_in, Glorot: 2/(fan_in + fan_out); the gate is 5 standard errors of a variance."""
-    w = fetch(models.mlp([64, 300, 500, 10], activation=activation).linear2.weight).astype(np.float64)
+    w = fetch(mlp([64, 300, 500, 10], activation=activation).linear2.weight).astype(np.float64)
     assert w.var() == pytest.approx(variance, rel=5 * math.sqrt(2 / w.size))
 
 
-@pytest.mark.host("weights are drawn on the host")
 def test_a_scheme_can_be_a_name_an_initializer_or_rules():
-    by_name = models.mlp([64, 30, 10], "tanh", init="orthogonal")
-    by_initializer = models.mlp([64, 30, 10], "tanh", init=init.orthogonal())
-    by_rules = models.mlp([64, 30, 10], "tanh", init={"output.weight": "zeros", "*": "orthogonal"})
+    by_name = mlp([64, 30, 10], "tanh", init="orthogonal")
+    by_initializer = mlp([64, 30, 10], "tanh", init=init.orthogonal())
+    by_rules = mlp([64, 30, 10], "tanh", init={"output.weight": "zeros", "*": "orthogonal"})
     np.testing.assert_array_equal(fetch(by_name.linear1.weight), fetch(by_initializer.linear1.weight))
     np.testing.assert_array_equal(fetch(by_name.linear1.weight), fetch(by_rules.linear1.weight))
     assert not fetch(by_rules.output.weight).any() and fetch(by_name.output.weight).any()
 
 
-@pytest.mark.host("weights are drawn on the host")
 def test_the_seed_alone_decides_the_weights_whatever_was_built_before():
-    first = weights(models.mlp([64, 30, 10], norm=True, seed=3))
+    first = weights(mlp([64, 30, 10], norm=True, seed=3))
     nn.Linear(7, 7)
-    models.mlp([5, 5], seed=8)
+    mlp([5, 5], seed=8)
     np.random.seed(1)
-    second = weights(models.mlp([64, 30, 10], norm=True, seed=3))
+    second = weights(mlp([64, 30, 10], norm=True, seed=3))
     assert first.keys() == second.keys()
     for path, w in first.items():
         np.testing.assert_array_equal(w, second[path], err_msg=path)
 
 
-@pytest.mark.host("weights are drawn on the host")
 def test_another_seed_gives_other_weights():
-    one, two = (fetch(models.mlp([64, 30, 10], seed=seed).linear1.weight) for seed in (0, 1))
+    one, two = (fetch(mlp([64, 30, 10], seed=seed).linear1.weight) for seed in (0, 1))
     assert not (one == two).any()
 
 
-@pytest.mark.host("weights are drawn on the host")
 def test_no_two_layers_share_a_draw():
-    model = models.mlp([20, 20, 20, 20])
+    model = mlp([20, 20, 20, 20])
     assert not (fetch(model.linear1.weight) == fetch(model.linear2.weight)).any()
 
 
@@ -152,14 +147,22 @@ def test_no_two_layers_share_a_draw():
 )
 def test_bad_arguments_are_refused_with_what_to_do(arguments, message):
     with pytest.raises(ValueError, match=message):
-        models.mlp(**{"sizes": [64, 30, 10], **arguments})
+        mlp(**{"sizes": [64, 30, 10], **arguments})
 
 
-@pytest.mark.host("weights are drawn on the host")
 @pytest.mark.parametrize("activation", ["ReLU", "Tanh"])
 def test_an_activation_may_be_given_by_its_class_name(activation):
     """The class's name means the same network: same layers, same scheme, same weights."""
-    by_class, by_name = (models.mlp([64, 30, 10], a) for a in (activation, activation.lower()))
+    by_class, by_name = (mlp([64, 30, 10], a) for a in (activation, activation.lower()))
     assert names(by_class) == names(by_name)
     assert models.scheme_for(activation) == models.scheme_for(activation.lower())
     np.testing.assert_array_equal(fetch(by_class.linear1.weight), fetch(by_name.linear1.weight))
+
+
+@pytest.mark.parametrize(("scheme", "shown"), [("orthogonal", "orthogonal"), (None, "glorot_normal")])
+def test_a_printed_model_names_the_scheme_its_weights_have(scheme, shown):
+    model = models.mlp([4, 3, 2], activation="tanh", init=scheme)
+    assert str(model).count(f"init={shown}") == 2
+    before = model.state_dict()
+    init.apply(model, seed=0)  # each layer's own scheme: the same draw
+    assert all((before[path] == value).all() for path, value in model.state_dict().items())

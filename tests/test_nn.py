@@ -625,10 +625,10 @@ def test_printing_a_model_shows_the_tree():
         (
             lambda: nn.Conv2d(3, 16, 5),
             (64, 1, 28, 28),
-            r"Conv2d\(3 → 16, 5×5\): input has 1 channel, expected 3 channels. Got shape \(64, 1, 28, 28\); "
+            r"Conv2d\(3 → 16, 5×5\): input has 1 channel, expected 3. Got shape \(64, 1, 28, 28\); "
             r"pass in_channels=1, or check the channel axis \(N, C, H, W\)",
         ),
-        (lambda: nn.Conv2d(3, 16, 5), (3, 28, 28), r"input has 3 axes.*\(3, 28, 28\).*channel axis \(N, C, H, W\)"),
+        (lambda: nn.Conv2d(3, 16, 5), (3, 28, 28), r"input has 3 axes, expected 4, \(N, C, H, W\).*\(3, 28, 28\)"),
         (lambda: nn.ConvTranspose2d(2, 1, 3), (1, 3, 4, 4), "input has 3 channels, expected 2"),
         (
             lambda: nn.Linear(784, 10),
@@ -645,6 +645,15 @@ def test_an_input_that_does_not_fit_says_what_was_expected_and_what_to_do(make, 
         placed(make())(images(*shape))
 
 
+def _of_one_shape(shape, *, fan_in, fan_out, rng, dtype=None):
+    return np.zeros((1, 1), "float32")
+
+
+def test_an_initializer_of_ones_own_that_returns_float64_makes_a_float32_layer():
+    layer = nn.Linear(3, 2, init=lambda shape, *, fan_in, fan_out, rng, dtype=None: rng.standard_normal(shape))
+    assert layer.weight.dtype == "float32"
+
+
 @pytest.mark.host("refused before there is an array")
 @pytest.mark.parametrize(
     ("make", "words"),
@@ -653,6 +662,12 @@ def test_an_input_that_does_not_fit_says_what_was_expected_and_what_to_do(make, 
         (lambda: nn.Linear(3, 2.5), "out_features must be a whole number"),
         (lambda: nn.Conv2d(3, 4, 3, groups=2), "3 and 4 channels do not both divide into 2 groups"),
         (lambda: nn.Conv2d(3, 4, 3, padding_mode="reflect"), "padding_mode must be 'zeros' or 'circular'"),
+        (lambda: nn.Conv2d(1, 2, 0), "Conv2d: kernel_size must be a whole number of at least 1, or two of them; got 0"),
+        (lambda: nn.Conv2d(1, 2, 3, stride=0), "Conv2d: stride must be .* at least 1"),
+        (lambda: nn.Conv2d(1, 2, 3, padding=(0, -1)), r"Conv2d: padding must be .* at least 0.*got \(0, -1\)"),
+        (lambda: nn.Conv2d(1, 2, 3, padding="same"), "Conv2d: padding must be .*; got 'same'"),
+        (lambda: nn.ConvTranspose2d(1, 2, 3, dilation=0.5), "ConvTranspose2d: dilation must be .*; got 0.5"),
+        (lambda: nn.Linear(3, 2, init=_of_one_shape), r"_of_one_shape returned shape \(1, 1\), expected \(2, 3\)"),
         (lambda: nn.Linear(3, 3, init="he_norml"), "unknown scheme 'he_norml'; did you mean 'he_normal'"),
         (lambda: nn.Residual(nn.Tanh(), activation="tanhh"), "unknown activation 'tanhh'; did you mean 'tanh'"),
     ],

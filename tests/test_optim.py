@@ -338,6 +338,10 @@ def test_a_mistake_is_refused_with_a_reason(call, error, words):
             "1 groups and 2 parameters; this optimizer has 1 and 1",
         ),
         (lambda: optim.Adam([parameter([1.0, 2.0])]), r"saved m has shape \(2,\), its parameter \(1,\)"),
+        (
+            lambda: optim.SGD([parameter([1.0])], lr=0.1, momentum=0.9),
+            r"saved settings \['lr', 'momentum', 'nesterov', 'weight_decay'\] are not those of Adam",
+        ),
     ],
 )
 def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(other, words):

@@ -435,6 +435,19 @@ def test_input_that_is_not_finite_is_refused_with_a_count(bad):
         lab.probe(models.mlp([6, 5, 3]).to(DEVICE), x, y)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int64"])
+def test_whole_numbers_as_input_are_refused_with_what_to_do(dtype):
+    x, y = batch()
+    with pytest.raises(TypeError, match=f'the inputs are {dtype}; pass x.astype."float32".'):
+        lab.probe(models.mlp([6, 5, 3]).to(DEVICE), x.astype(dtype), y)
+
+
+def test_an_empty_batch_is_refused():
+    x, y = batch()
+    with pytest.raises(ValueError, match=r"no inputs: got shape \(0, 6\)"):
+        lab.probe(models.mlp([6, 5, 3]).to(DEVICE), x[:0], y[:0])
+
+
 def test_float64_input_is_refused_with_what_to_do():
     x, y = batch()
     with pytest.raises(TypeError, match="astype"):

@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import strict
+from draw import Draw
 from strict import DIFFERENCES, watch, xp
+from test_nn import LAYER
 
-from minidl import backend, nn, ops, optim
+from minidl import backend, data, lab, nn, ops, optim, train
 from minidl.tensor import OPS, Tensor, op
+from minidl.train import loop
 
 SHOWN: set[str] = set()
 
@@ -135,6 +138,89 @@ def test_a_numpy_function_refuses_a_device_array(call):
 @shows("scalars promote by NEP 50")
 def test_python_numbers_are_weak_and_numpy_scalars_strong(compute, dtype):
     assert compute(on_device(1, 2)).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    "widen",
+    [
+        lambda x: x * np.float64(2),
+        lambda x: np.float64(2) - x,
+        lambda x: x.__imul__(np.float64(2)),
+        lambda x: (x > 0) * 2.0,
+        lambda x: x * xp.asarray([0, 1]),
+        lambda x: xp.maximum(x, np.float64(0)),
+        lambda x: xp.where(x > 0, x, np.float64(0)),
+    ],
+)
+@shows("scalars promote by NEP 50")
+def test_float32_that_becomes_float64_unasked_is_counted(widen):
+    x = on_device(1, 2)
+    with watch() as seen:
+        widen(x)
+    assert seen.widened == 1 and "test_strict.py" in seen.places[-1]
+
+
+@shows("scalars promote by NEP 50")
+def test_what_stays_float32_or_is_asked_for_in_float64_is_no_widening():
+    x = on_device(1, 2)
+    with watch() as seen:
+        (x * 2.0, x > 0, x * np.float32(2), x.sum(dtype="float64"), x.astype("float64") * x, xp.asarray([1]) / 2)
+    assert seen.widened == 0
+
+
+@shows("var and std square in the array's own type")
+def test_a_variance_in_float64_squares_in_float32():
+    x = on_device(1e20, -1e20)
+    assert x.var(dtype="float64").get() == x.std(dtype="float64").get() == np.inf
+    assert x.astype("float64").std().get() == x.get().std(dtype="float64")
+    y = on_device([1, 2, 4], [3, 3, 9])
+    assert y.std(dtype="float64").dtype == "float64" and y.std().dtype == "float32"
+    for settings in ({}, {"axis": 0}, {"axis": (0, 1)}, {"axis": -1, "keepdims": True, "ddof": 1}):
+        np.testing.assert_allclose(y.var(**settings).get(), y.get().var(**settings), rtol=1e-6)
+        np.testing.assert_allclose(xp.std(y, **settings).get(), y.get().std(**settings), rtol=1e-6)
+
+
+@shows("nothing warns of overflow")
+def test_nothing_warns_of_overflow_or_raises_for_it():
+    x = on_device(0, 1e30)
+    with np.errstate(all="raise"):
+        results = [x * 1e30, 1 / x, x / x, xp.log(x - 1), (x * x).sum(), x.astype("float16")]
+        x *= x
+    assert all(not np.isfinite(r.get()).all() for r in [*results, x])
+
+
+@shows("casts from float to integer differ")
+def test_a_float_outside_the_range_becomes_the_nearest_whole_number():
+    x = on_device(-1, 3e9, np.inf, -np.inf, np.nan, 2.7)
+    assert x.astype("uint32").get().tolist() == [0, 3_000_000_000, 2**32 - 1, 0, 0, 2]
+    assert x.astype("int32").get().tolist() == [-1, 2**31 - 1, 2**31 - 1, -(2**31), 0, 2]
+    assert x.astype("int64").get().tolist() == [-1, 3_000_000_000, 2**63 - 1, -(2**63), 0, 2]
+
+
+@shows("einsum copies host arrays silently")
+def test_einsum_copies_a_host_array_silently():
+    x = on_device(1, 2)
+    with watch() as seen:
+        assert xp.einsum("i,i->", x, np.ones(2, "float32")).get() == 3
+    assert seen.to_device == 1
+
+
+@shows("filling with a device number waits")
+def test_filling_with_a_device_number_waits():
+    x, one = on_device(1, 2), on_device(3)[0]
+    with watch() as seen:
+        x.fill(2.0)
+    assert seen.syncs == 0
+    with watch() as seen:
+        x.fill(one)
+    assert seen.syncs == 1 and x.get().tolist() == [3, 3]
+
+
+@shows("a @= b makes a new array")
+def test_a_matrix_product_in_place_makes_a_new_array():
+    x = alias = on_device([0, 1], [1, 0])
+    x @= on_device([1, 2], [3, 4])
+    assert alias is not x and alias.get().tolist() == [[0, 1], [1, 0]] and x.get().tolist() == [[3, 4], [1, 2]]
 
 
 @pytest.mark.parametrize(
@@ -470,7 +556,7 @@ def test_a_training_step_neither_waits_nor_copies_and_stays_float32(make, optimi
     for _ in range(2):  # the first step makes the optimizer's memory, the second uses it
         with watch() as seen:
             loss = train_one_step(model, stepper, x, y)
-        assert (seen.syncs, seen.to_host, seen.to_device) == (0, 0, 0), seen.places
+        assert (seen.syncs, seen.to_host, seen.to_device, seen.widened) == (0, 0, 0, 0), seen.places
     arrays = [loss.data, *(p.data for p in model.parameters()), *(b for _, b in model.named_buffers())]
     assert {type(a) for a in arrays} == {strict.StrictArray} and {str(a.dtype) for a in arrays} == {"float32"}
     moments = [v for state in stepper.state for v in state.values() if hasattr(v, "shape")]
@@ -483,7 +569,93 @@ def test_evaluation_neither_waits_nor_copies(make):
     model.eval()
     with watch() as seen:
         model(x)
-    assert (seen.syncs, seen.to_host, seen.to_device) == (0, 0, 0), seen.places
+    assert (seen.syncs, seen.to_host, seen.to_device, seen.widened) == (0, 0, 0, 0), seen.places
+
+
+def on_gpu(value: Any) -> Any:
+    """The arrays of an example on the device, floats in float32; what is copied stays there."""
+    if isinstance(value, dict):
+        return {name: "gpu" if name == "device" else on_gpu(setting) for name, setting in value.items()}
+    if isinstance(value, tuple):
+        return tuple(map(on_gpu, value))
+    if not isinstance(value, np.ndarray):
+        return value
+    return xp.asarray(value.astype("float32") if value.dtype.kind == "f" else value)
+
+
+@pytest.mark.parametrize("name", sorted(OPS))
+def test_no_operation_and_no_rule_of_it_waits_copies_or_widens(name):
+    for seed, example in enumerate(OPS[name].examples * 3):
+        args, static = map(on_gpu, example(Draw(np.random.default_rng(seed))))
+        tensors = [Tensor(a, requires_grad=a.dtype.kind == "f") if hasattr(a, "shape") else a for a in args]
+        with watch() as seen:
+            y = OPS[name](*tensors, **static)
+            if y.requires_grad:
+                y.backward(xp.ones_like(y.data))
+        assert (seen.syncs, seen.to_host, seen.to_device, seen.widened) == (0, 0, 0, 0), seen.places
+
+
+@pytest.mark.parametrize("name", sorted(LAYER))
+def test_no_layer_waits_copies_or_widens_in_training_or_evaluation(name):
+    make, shape, _ = LAYER[name]
+    layer = make().to("gpu")
+    x = Tensor(np.random.default_rng(0).normal(size=shape).astype("float32")).to("gpu")
+    x.requires_grad = True
+    with watch() as seen:
+        layer(x).sum().backward()
+        layer.eval()(x).sum().backward()
+    assert (seen.syncs, seen.to_host, seen.to_device, seen.widened) == (0, 0, 0, 0), seen.places
+
+
+class Spy(nn.Module):
+    """Passes x on, and writes down how often the host has waited when signal and gradient come by."""
+
+    def __init__(self, waits: list[int]) -> None:
+        self.waits = waits
+
+    def forward(self, x: Any) -> Any:
+        self.waits.append(strict.total.syncs)
+        y = x * 1.0
+        y.register_hook(lambda _g: self.waits.append(strict.total.syncs))
+        return y
+
+
+def test_the_probe_waits_for_nothing_between_its_first_layer_and_its_last_gradient():
+    waits: list[int] = []
+    layers = [nn.Linear(6, 8), nn.ReLU(), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3)]
+    model = nn.Sequential(Spy(waits), *layers, Spy(waits)).to("gpu")
+    x = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
+    report = lab.probe(model, x, np.arange(5) % 3, optimizer=optim.Adam(model.parameters()))
+    assert len(waits) == 4 and len(set(waits)) == 1
+    assert report.records[1]["weight_std"] > 0
+
+
+def clouds() -> data.Split:
+    """20 examples for training, in five batches of four, and 6 for the test."""
+    rng = np.random.default_rng(0)
+    y = np.arange(26) % 3
+    x = rng.normal(size=(26, 1, 8, 8)).astype("float32")
+    parts = [data.Dataset(x[a:b], y[a:b], classes="abc") for a, b in ((0, 20), (20, 20), (20, 26))]
+    return data.Split("clouds", *parts, mean=np.zeros(1), std=np.ones(1))
+
+
+@pytest.mark.parametrize(("every", "readings"), [(2, 3), (5, 1), (50, 1)])  # steps 6, 8, 10; 10; 10
+def test_an_epoch_of_fit_copies_its_batches_and_waits_at_every_kth_step_alone(every, readings, monkeypatch):
+    """Two epochs against one: what an epoch costs, without what the start costs."""
+    monkeypatch.setattr(loop, "EVERY_ON_GPU", every)
+
+    def cost(epochs: int) -> strict.Counts:
+        model = nn.Sequential(small_conv_net(), nn.Dropout(0.2)).to("gpu")
+        optimizer = optim.Adam(model.parameters())
+        settings = {"epochs": epochs, "batch_size": 4, "clip": 1.0, "schedule": optim.cosine(10), "quiet": True}
+        with watch() as seen:
+            train.fit(model, clouds(), optimizer=optimizer, **settings)
+        return seen
+
+    one, two = cost(1), cost(2)
+    sums = 2 + 2  # loss and accuracy of the training part, and of the test part
+    assert two.syncs - one.syncs == two.to_host - one.to_host == sums + readings, two.places
+    assert two.to_device - one.to_device == 2 * (5 + 1) + 1, two.places  # batches; the empty array of a new loader
 
 
 def test_planted_reading_the_loss_inside_the_step_is_counted_with_its_place():

@@ -136,6 +136,11 @@ def test_a_history_prints_as_a_table():
     assert "train_loss" in str(train.History([{"epoch": 1, "train_loss": 0.5}]))
 
 
+@pytest.mark.host("text for people")
+def test_no_heading_of_a_history_is_cut_short():
+    assert "…" not in str(fit(small_model(), small_split(val=9), epochs=1))
+
+
 # ------------------------------------------------------------------------- the loop, against a plain loop in float64
 
 
@@ -235,7 +240,7 @@ def test_training_reads_no_global_random_state():
 HOOKS = ("on_start", "on_step", "on_epoch", "on_end")
 
 
-@pytest.mark.parametrize("chosen", [(), *((h,) for h in HOOKS), HOOKS])
+@pytest.mark.parametrize("chosen", [*((h,) for h in HOOKS), HOOKS])
 def test_a_callback_has_any_of_the_four_hooks(chosen):
     calls = []
     callback = SimpleNamespace(**{h: (lambda run, h=h: calls.append((h, run.epoch, run.step))) for h in chosen})
@@ -382,6 +387,47 @@ def test_an_optimizer_of_another_model_is_refused():
         fit(small_model(), optimizer=sgd(small_model()))
 
 
+@pytest.mark.host("refused before there is an array")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": (1, 2)}, r"split is a tuple; .*data.from_arrays\(x, y\) makes one"),
+        ({"optimizer": optim.SGD}, r"optimizer is <class .*SGD'>; make one, such as optim.SGD\(model.parameters"),
+        ({"callbacks": [SimpleNamespace(on_epoch_end=print)]}, "any of on_start, on_step, on_epoch, on_end; got"),
+        ({"callbacks": [SimpleNamespace]}, "a callback is an object with any of"),
+    ],
+)
+def test_what_is_no_split_optimizer_or_callback_is_refused(options, message):
+    with pytest.raises(TypeError, match=message):
+        fit(small_model(), **options)
+
+
+def one_score(loss):
+    model = models.mlp([6, 8, 1], "tanh").to(DEVICE)
+    return fit(model, epochs=1, loss=lambda scores, y: loss(scores[:, 0], y.astype("float32")))
+
+
+@pytest.mark.parametrize("loss", [ops.mse, ops.binary_cross_entropy])
+def test_with_one_score_there_is_a_loss_and_no_accuracy(loss):
+    (record,) = one_score(loss)
+    assert "train_loss" in record and "test_loss" in record and not [key for key in record if "accuracy" in key]
+
+
+def test_a_model_whose_scores_have_one_axis_can_be_trained():
+    class Flat(nn.Module):
+        def __init__(self):
+            self.linear = nn.Linear(6, 1)
+
+        def forward(self, x):
+            return self.linear(x)[:, 0]
+
+    def loss(scores, y):
+        return ops.binary_cross_entropy(scores, (y > 0).astype("float32"))
+
+    first, *_, last = fit(Flat().to(DEVICE), epochs=4, loss=loss)
+    assert last["train_loss"] < first["train_loss"]
+
+
 def test_a_frozen_part_of_the_model_may_be_left_to_no_optimizer():
     model = small_model()
     frozen = fetch(model.linear1.weight).copy()
@@ -483,6 +529,15 @@ def test_the_message_says_step_layer_and_what_to_do():
     assert "training step 7: the output of layer 'bomb' is not finite" in str(error)
     assert "from before this step" in str(error) and "learning rate" in str(error)
     assert len(error.history) == 1 and isinstance(error, ArithmeticError)
+
+
+@pytest.mark.host("a data set lies on the host")
+def test_a_nan_in_the_input_is_blamed_on_the_data():
+    split = small_split()
+    split.train.raw[3, 2] = math.nan
+    with pytest.raises(train.Diverged, match="1 of 48 input values are NaN or infinite.*Clean the data") as caught:
+        fit(small_model(), split)
+    assert caught.value.layer == ""
 
 
 def test_a_bad_gradient_behind_good_values_is_found_at_the_layer_it_reaches_first():

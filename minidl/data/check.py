@@ -1,4 +1,4 @@
-"""Refusing bad arrays early, with the numbers and the cure."""
+"""Refusing bad arrays and counts early, with the numbers and the cure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["checked_images", "checked_labels"]
+__all__ = ["checked_count", "checked_images", "checked_labels"]
+
+
+def checked_count(name: str, count: Any, least: int = 1) -> int:
+    """``count`` itself, if it is a whole number of at least ``least``.
+
+    Raises:
+        ValueError: it is not; ``name`` says in the text which one.
+    """
+    if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < least:
+        raise ValueError(f"{name}={count!r}: expected a whole number ≥ {least}")
+    return int(count)
 
 
 def checked_images(x: ArrayLike) -> NDArray[Any]:

@@ -83,30 +83,31 @@ def _get(args: argparse.Namespace, root: Path | None, print_json: Printer) -> in
 
 def _verify(args: argparse.Namespace, root: Path | None, print_json: Printer) -> int:
     """Check every file: by checksum where one is known, else by structure."""
-    checks = _checks(args.name, root)
+    where, checks = _checks(args.name, root)
     failed = [check for check in checks if not check.ok]
     if print_json:
-        print_json("data-verify", name=args.name, ok=not failed, files=[vars(check) for check in checks])
+        print_json("data-verify", name=args.name, where=where, ok=not failed, files=[vars(check) for check in checks])
         return FINDING if failed else DONE
     for check in checks:
         if not check.ok or (check.remark and not args.quiet):
             print(f"{'ok' if check.ok else 'BAD':<4} {check.file}: {check.remark}")
-    print(f"{args.name}: {len(checks) - len(failed)} of {len(checks)} files are as they should be")
+    print(f"{args.name}, {where}: {len(checks) - len(failed)} of {len(checks)} files are as they should be")
     return FINDING if failed else DONE
 
 
-def _checks(name: str, root: Path | None) -> list[Check]:
+def _checks(name: str, root: Path | None) -> tuple[str, list[Check]]:
+    """Where the files were found, and one check for each."""
     files = entry(name).files
     if files is None:
         try:
             load(name, root)
         except DataError as error:
-            return [Check(name, False, str(error))]
-        return [Check(name, True, "comes with minidl: shipped with its SHA-256, or generated")]
+            return "with minidl", [Check(name, False, str(error))]
+        return "with minidl", [Check(name, True, "comes with minidl: shipped with its SHA-256, or generated")]
     found = files.find(root)
     if found is None:
         raise DataError(f"{name}: its files are not here; get them with: minidl data get {name}")
-    return list(files.verify(found))
+    return str(found), list(files.verify(found))
 
 
 def _show(args: argparse.Namespace, root: Path | None, print_json: Printer) -> int:

@@ -82,8 +82,8 @@ def fetch(file: RemoteFile, folder: Path, timeout: float = TIMEOUT, pauses: tupl
                 if fault:
                     raise DataError(f"{target}: {fault}. Delete it, and it will be downloaded again")
                 return target
-            _room_for(file, folder)
             partial = folder / f"{file.name}.part"
+            _room_for(file, partial)
             _from_a_mirror(file, partial, timeout, pauses)
             os.replace(partial, target)
     return target
@@ -118,10 +118,16 @@ def writing(folder: Path) -> Iterator[None]:
         raise DataError(f"{folder}: cannot be written to ({error.strerror or error}); {cure}") from error
 
 
-def _room_for(file: RemoteFile, folder: Path) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < file.size:
-        raise OSError(errno.ENOSPC, f"{file.name} needs {file.size / 1e6:.1f} MB, {free / 1e6:.1f} MB are free")
+def _room_for(file: RemoteFile, partial: Path) -> None:
+    """Refuse what will not fit; what an earlier attempt left in ``partial`` takes no new room."""
+    free = shutil.disk_usage(partial.parent).free
+    missing = file.size - _length(partial)
+    if free < missing:
+        raise OSError(errno.ENOSPC, f"{file.name} needs {missing / 1e6:.1f} MB, {free / 1e6:.1f} MB are free")
+
+
+def _length(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _from_a_mirror(file: RemoteFile, partial: Path, timeout: float, pauses: tuple[float, ...]) -> None:
@@ -143,7 +149,7 @@ def _from_a_mirror(file: RemoteFile, partial: Path, timeout: float, pauses: tupl
 
 def _attempt(file: RemoteFile, url: str, partial: Path, timeout: float) -> None:
     """One request for what is missing, then the check of the whole."""
-    have = partial.stat().st_size if partial.exists() else 0
+    have = _length(partial)
     if have > file.size:
         partial.unlink()
         have = 0
@@ -185,11 +191,18 @@ def _network_faults() -> Iterator[None]:
         yield
     except urllib.error.HTTPError as error:
         final = 400 <= error.code < 500 and error.code not in TRY_LATER
-        raise _Failed(f"HTTP {error.code} {error.reason}", final) from error
+        raise _Failed(f"HTTP {error.code} {_printable(error.reason)}", final) from error
     except urllib.error.URLError as error:
         raise _Failed(f"not reached ({error.reason})", final=False) from error
-    except (OSError, http.client.HTTPException) as error:
-        raise _Failed(f"the connection broke ({str(error) or type(error).__name__})", final=False) from error
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: redirected to no address
+        reason = _printable(error) or type(error).__name__
+        raise _Failed(f"the connection broke ({reason})", final=False) from error
+
+
+def _printable(words: object) -> str:
+    """One short line: a server may send anything in place of words, and any amount of it."""
+    line = "".join(c if c.isprintable() else " " for c in str(words))
+    return line if len(line) <= 100 else f"{line[:100]}…"
 
 
 def _refuse_other_content(response: Any, missing: int) -> None:
@@ -209,9 +222,9 @@ def _blocks(response: Any, missing: int, timeout: float) -> Iterator[bytes]:
         if received > missing:
             raise _Failed(f"sends more than the expected {missing} bytes", final=True)
         block += chunk
-        if len(block) >= BLOCK:
-            yield bytes(block)
-            block.clear()
+        if len(block) >= BLOCK:  # a chunk is no larger than that: there is no second one to give
+            yield bytes(block[:BLOCK])
+            del block[:BLOCK]
             deadline = time.monotonic() + timeout
         elif time.monotonic() > deadline:
             raise _Failed(f"too slow: less than {BLOCK >> 10} KiB in {timeout:g} s", final=False)

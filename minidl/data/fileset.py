@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from minidl.data.download import RemoteFile, Unreachable, fetch
+from minidl.data.download import RemoteFile, Unreachable, fetch, writing
 from minidl.data.errors import DataError
+from minidl.data.lock import locked
 from minidl.data.places import download_place, places
 
 __all__ = ["Check", "FileSet"]
@@ -45,16 +46,25 @@ class FileSet:
     by_hand: str = ""
 
     def find(self, root: Path | None = None) -> Path | None:
-        """The first folder that holds the set: ``root`` itself or a folder in it, then the other places."""
+        """The first folder that holds the set: ``root`` itself or a folder in it, then the other places.
+
+        Raises:
+            DataError: a folder may not be looked into.
+        """
         for place in places(root):
             inside = [place / folder for folder in self.folders]
             for candidate in [*inside, place] if place == root else inside:
-                if self.complete(candidate):
-                    return candidate
+                try:
+                    if self.complete(candidate):
+                        return candidate
+                except OSError as error:
+                    raise DataError(f"{candidate}: cannot be looked into ({error.strerror or error})") from error
         return None
 
     def get(self, root: Path | None = None) -> Path:
         """The folder that holds the set, after downloading it if it is nowhere.
+
+        One process at a time downloads a set; the others wait, and find it.
 
         Raises:
             DataError: it is nowhere, and cannot be downloaded; the text names the files to place by hand.
@@ -65,6 +75,14 @@ class FileSet:
         folder = download_place(root) / self.folders[0]
         if not self.downloads:
             raise DataError(f"{self.name}: not found. {self._advice(folder, root)}")
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with locked(folder / f"{self.name}.lock"):
+                if not self.complete(folder):
+                    self._download(folder, root)
+        return folder
+
+    def _download(self, folder: Path, root: Path | None) -> None:
         try:
             for file in self.downloads:
                 fetch(file, folder)
@@ -72,7 +90,6 @@ class FileSet:
             raise Unreachable(f"{self.name}: {error}\nNo network here? {self._advice(folder, root)}") from error
         if self.unpack:
             self.unpack(folder)
-        return folder
 
     def _advice(self, folder: Path, root: Path | None) -> str:
         """What to place where, and where it was looked for."""

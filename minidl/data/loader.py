@@ -84,23 +84,32 @@ class DataLoader:
 
     def state_dict(self) -> dict[str, int]:
         """The position: the epoch, the number of its batches already handed out, and what their order depends on."""
-        return {"epoch": self._epoch, "batch": self._batch, "seed": self.seed, "batch_size": self.batch_size}
+        return {"epoch": self._epoch, "batch": self._batch} | self._order_from()
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on from a saved position: the next loop yields the batches that its epoch still has.
 
         Raises:
-            ValueError: the state comes from a loader with another seed or batch size, or is no position of this one.
+            ValueError: the state comes from a loader with other batches, or is no position of this one.
         """
         if set(state) != set(self.state_dict()):
             raise ValueError(f"a loader's state has the keys {', '.join(self.state_dict())}; got {sorted(state)}")
-        for key in ("seed", "batch_size"):
-            if state[key] != getattr(self, key):
-                raise ValueError(f"the state was saved with {key}={state[key]}, this loader has {getattr(self, key)}")
+        for key, own in self._order_from().items():
+            if state[key] != own:
+                raise ValueError(f"the state was saved with {key}={state[key]}, this loader has {own}")
         if state["epoch"] < 0 or not 0 <= state["batch"] <= len(self):
             raise ValueError(f"the state {state} lies outside this loader's epochs of {len(self)} batches")
         self._epoch, self._batch = int(state["epoch"]), int(state["batch"])
         self._restored = True
+
+    def _order_from(self) -> dict[str, int]:
+        """What decides which examples are in which batch."""
+        return {
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "shuffle": bool(self.shuffle),
+            "examples": len(self.dataset),
+        }
 
     def _order(self) -> NDArray[np.int64]:
         if not self.shuffle:

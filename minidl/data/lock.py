@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from typing import IO
 from minidl.data.errors import DataError
 
 __all__ = ["locked"]
+
+HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # what systems answer when another process has the lock
 
 if sys.platform == "win32":
     import msvcrt
@@ -45,7 +48,7 @@ def locked(path: Path, patience: float = 3600.0) -> Iterator[None]:
 
     Raises:
         DataError: the lock did not become free in time.
-        OSError: the file cannot be made.
+        OSError: the file cannot be made, or its disk knows no locks (some network drives).
     """
     with open(path, "ab") as file:
         deadline = time.monotonic() + patience
@@ -62,6 +65,8 @@ def locked(path: Path, patience: float = 3600.0) -> Iterator[None]:
 def _taken(file: IO[bytes]) -> bool:
     try:
         _take(file)
-    except OSError:
+    except OSError as error:
+        if error.errno not in HELD:
+            raise
         return False
     return True

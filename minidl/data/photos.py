@@ -36,7 +36,8 @@ class Photos(Part):
 
     An index or a slice gives the evaluation view (``centre_view``). A loader over a part made for training gives the
     training view (``random_view``), with draws that belong to (seed, epoch, index) alone: the number of workers
-    changes nothing but the speed. At most three batches are in memory at a time, two of them being decoded ahead.
+    changes nothing but the speed. In memory are at most four batches at a time: the one that the loop works on, the
+    next one, and two that are being decoded ahead.
 
     Args:
         folder: what the file names are relative to.

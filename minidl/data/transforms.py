@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from minidl.data.check import checked_count
+
 __all__ = ["chain", "normalize", "pad", "random_crop", "random_flip", "resize"]
 
 Images = NDArray[Any]
@@ -49,7 +51,7 @@ def normalize(mean: ArrayLike, std: ArrayLike) -> BatchTransform:
 
 def pad(pixels: int, value: float = 0) -> BatchTransform:
     """A frame of ``pixels`` pixels round every image. In a standardized image the value 0 is the mean colour."""
-    _whole("pixels", pixels, 0)
+    checked_count("pixels", pixels, least=0)
 
     def padded(x: Images, _rng: np.random.Generator | None = None) -> Images:
         return np.pad(_batch(x), ((0, 0), (0, 0), (pixels, pixels), (pixels, pixels)), constant_values=value)
@@ -64,7 +66,7 @@ def random_crop(size: int, padding: int = 0) -> BatchTransform:
         size: height and width of the result.
         padding: pixels of frame (value 0) that are put round the image first.
     """
-    _whole("size", size, 1)
+    checked_count("size", size)
     framed = pad(padding)
 
     def cropped(x: Images, rng: np.random.Generator) -> Images:
@@ -104,8 +106,8 @@ def resize(size: int | tuple[int, int]) -> BatchTransform:
         size: height and width, or one number for both.
     """
     height, width = (size, size) if isinstance(size, int) else size
-    _whole("height", height, 1)
-    _whole("width", width, 1)
+    checked_count("height", height)
+    checked_count("width", width)
 
     def resized(x: Images, _rng: np.random.Generator | None = None) -> Images:
         down, across = _triangle(_batch(x).shape[2], height), _triangle(x.shape[3], width)
@@ -127,8 +129,3 @@ def _batch(x: Images) -> Images:
     if x.ndim != 4:
         raise ValueError(f"expected a batch of images (N, C, H, W), got shape {x.shape}")
     return x
-
-
-def _whole(name: str, number: int, least: int) -> None:
-    if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < least:
-        raise ValueError(f"{name}={number!r}: expected a whole number ≥ {least}")

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minidl.backend import device_of, to_device
-from minidl.init.registry import InitializerLike, get, title
+from minidl.init.registry import InitializerLike, drawn, get, title
 from minidl.text import table
 
 __all__ = ["Report", "apply", "stream"]
@@ -123,18 +123,11 @@ class _Slot:
 
     def draw(self, seed: int) -> NDArray[Any]:
         shape, dtype = tuple(self.parameter.data.shape), self.parameter.data.dtype
-        fan_in, fan_out = self.fans or (None, None)
-        rng = stream(seed, self.path)
         try:
-            value = self.initializer(shape, fan_in=fan_in, fan_out=fan_out, rng=rng, dtype=dtype)
+            return drawn(self.initializer, shape, self.fans, stream(seed, self.path), dtype)
         except (TypeError, ValueError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"{self.path}: {error}") from error
-        if np.shape(value) != shape:
-            raise ValueError(
-                f"{self.path}: {title(self.initializer)} returned shape {np.shape(value)}, expected {shape}"
-            )
-        return np.asarray(value, dtype=dtype, order="C")
 
     def record(self, value: NDArray[Any]) -> dict[str, Any]:
         fan_in, fan_out = self.fans or (None, None)

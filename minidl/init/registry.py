@@ -193,6 +193,25 @@ def title(initializer: InitializerLike) -> str:
     return str(initializer) if isinstance(initializer, Initializer) else _function_name(initializer)
 
 
+def drawn(
+    initializer: InitializerLike,
+    shape: tuple[int, ...],
+    fans: tuple[float, float] | None,
+    rng: np.random.Generator,
+    dtype: DTypeLike = np.float32,
+) -> NDArray[Any]:
+    """The values of a parameter, of just this shape and dtype also where the initializer is a student's own.
+
+    Raises:
+        ValueError: it returned another shape.
+    """
+    fan_in, fan_out = fans or (None, None)
+    value = initializer(shape, fan_in=fan_in, fan_out=fan_out, rng=rng, dtype=dtype)
+    if np.shape(value) != shape:
+        raise ValueError(f"{title(initializer)} returned shape {np.shape(value)}, expected {shape}")
+    return np.asarray(value, dtype=dtype, order="C")
+
+
 def _enter(scheme: Scheme) -> None:
     for name in (scheme.name, *scheme.aliases):
         if name in _SCHEMES or name in _ALIASES:

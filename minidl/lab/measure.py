@@ -103,7 +103,8 @@ def probe(
         optimizer: if given, the size of one update is measured too, on copies.
 
     Raises:
-        ValueError: a NaN or infinity in the input: it would make every number below it meaningless.
+        ValueError: no inputs, or a NaN or infinity among them: it would make every number below it meaningless.
+        TypeError: inputs that are no floating-point numbers.
     """
     inputs, labels = _placed(model, x, y)
     records: list[dict[str, Any]] = []
@@ -138,7 +139,11 @@ def _placed(model: Module, x: Any, y: Any) -> tuple[Tensor, Array]:
     """Inputs and labels on the model's device; a NaN is refused here."""
     device = device_of(model.parameters()[0].data)
     inputs = Tensor(to_device(Tensor(x).data, device))
-    inputs.requires_grad = inputs.dtype.kind == "f"  # so that layers whose weights are frozen have a gradient too
+    if inputs.dtype.kind != "f":
+        raise TypeError(f'the inputs are {inputs.dtype}; pass x.astype("float32"), images standardized')
+    if not inputs.size:
+        raise ValueError(f"no inputs: got shape {inputs.shape}")
+    inputs.requires_grad = True  # so that layers whose weights are frozen have a gradient too
     bad = int(to_host((~array_module(inputs.data).isfinite(inputs.data)).sum()))
     if bad:
         raise ValueError(f"{bad} of {inputs.size} input values are NaN or infinite; clean the data first")
@@ -221,7 +226,7 @@ def _of_weight(module: Module, optimizer: Optimizer | None) -> dict[str, Any]:
     weight = getattr(module, "weight", None)
     if weight is None or not hasattr(module, "fans"):
         return found
-    found["weight_std"] = weight.data.std(dtype="float64")
+    found["weight_std"] = weight.data.astype("float64").std()  # std(dtype=) squares in float32 on a GPU
     if weight.grad is not None:
         found["weight_grad_rms"] = _rms(weight.grad)
         if optimizer is not None:

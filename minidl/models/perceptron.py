@@ -51,15 +51,17 @@ def mlp(
     if len(sizes) < 2:
         raise ValueError(f"an mlp needs at least the number of inputs and of outputs; got sizes={list(sizes)}")
     activation = _plain_name(activation)
+    scheme = scheme_for(activation) if init is None else init
+    declared = "he_normal" if isinstance(scheme, Mapping) else scheme  # so that the printed model tells the truth
     layers: dict[str, nn.Module] = {"flatten": nn.Flatten()}
     for i, (width_in, width) in enumerate(pairwise(sizes[:-1]), start=1):
         doubled = 2 if activation == "crelu" and i > 1 else 1
-        layers[f"linear{i}"] = nn.Linear(width_in * doubled, width)
+        layers[f"linear{i}"] = nn.Linear(width_in * doubled, width, init=declared)
         if norm:
             layers[f"norm{i}"] = nn.BatchNorm1d(width)
         layers[f"{activation}{i}"] = nn.activation(activation)
     doubled = 2 if activation == "crelu" and len(sizes) > 2 else 1
-    layers["output"] = nn.Linear(sizes[-2] * doubled, sizes[-1])
+    layers["output"] = nn.Linear(sizes[-2] * doubled, sizes[-1], init=declared)
     model = nn.Sequential(**layers)
-    _init.apply(model, scheme_for(activation) if init is None else init, seed=seed)
+    _init.apply(model, scheme, seed=seed)
     return model

@@ -177,7 +177,10 @@ class _BatchNorm(Module):
             ValueError: the shape does not fit.
         """
         if x.ndim not in self.axes_allowed or x.shape[1] != self.num_features:
-            raise ValueError(f"{type(self).__name__}({self.num_features}): got shape {tuple(x.shape)}")
+            expected = f"(N, {self.num_features}{', H, W' * (self.axes_allowed == (4,))})"
+            raise ValueError(
+                f"{type(self).__name__}({self.num_features}): got shape {tuple(x.shape)}, expected {expected}"
+            )
         if self.training:
             count = x.size // self.num_features
             return ops.batch_norm(x, self.weight, self.bias, eps=self.eps, observe=partial(self._update, count))

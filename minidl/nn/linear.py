@@ -9,9 +9,9 @@ import numpy as np
 from minidl import ops
 from minidl.init import get
 from minidl.init.fans import conv_fans, conv_transpose_fans, dense_fans
-from minidl.init.registry import InitializerLike
+from minidl.init.registry import InitializerLike, drawn
 from minidl.nn.module import Module, Parameter
-from minidl.ops.conv import Pair, pair
+from minidl.ops.conv import Pair
 
 __all__ = ["Conv2d", "ConvTranspose2d", "Linear", "Weighted"]
 
@@ -43,11 +43,10 @@ class Weighted(Module):
         self.fans = fans
         self.initializers = {"weight": get(init_)} | ({"bias": get(bias_init)} if bias else {})
         rng = np.random.default_rng()
-        fan_in, fan_out = fans
-        self.weight = Parameter(self.initializers["weight"](shape, fan_in=fan_in, fan_out=fan_out, rng=rng))
+        self.weight = Parameter(drawn(self.initializers["weight"], shape, fans, rng))
         self.bias = None
         if bias:
-            self.bias = Parameter(self.initializers["bias"]((bias,), fan_in=fan_in, fan_out=fan_out, rng=rng))
+            self.bias = Parameter(drawn(self.initializers["bias"], (bias,), fans, rng))
 
     def apply_weight(self, x: Any, weight: Any) -> Any:
         """What the layer does to ``x`` when its weight is ``weight``."""
@@ -131,8 +130,8 @@ class Conv2d(Weighted):
             raise ValueError(f"padding_mode must be 'zeros' or 'circular'; got {padding_mode!r}")
         _divisible("Conv2d", groups, in_channels, out_channels)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size, self.stride, self.dilation = pair(kernel_size), pair(stride), pair(dilation)
-        self.padding, self.padding_mode = pair(padding), padding_mode
+        self.kernel_size, self.stride, self.dilation = _sizes("Conv2d", kernel_size, stride, dilation)
+        self.padding, self.padding_mode = _pair("Conv2d", "padding", padding, least=0), padding_mode
         fans = conv_fans(in_channels, out_channels, self.kernel_size, groups)
         shape = (out_channels, in_channels // groups, *self.kernel_size)
         super().__init__(shape, fans, out_channels if bias else 0, init, bias_init)
@@ -177,8 +176,9 @@ class ConvTranspose2d(Weighted):
         _positive("ConvTranspose2d", in_channels=in_channels, out_channels=out_channels, groups=groups)
         _divisible("ConvTranspose2d", groups, in_channels, out_channels)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size, self.stride, self.dilation = pair(kernel_size), pair(stride), pair(dilation)
-        self.padding, self.output_padding = pair(padding), pair(output_padding)
+        self.kernel_size, self.stride, self.dilation = _sizes("ConvTranspose2d", kernel_size, stride, dilation)
+        self.padding = _pair("ConvTranspose2d", "padding", padding, least=0)
+        self.output_padding = _pair("ConvTranspose2d", "output_padding", output_padding, least=0)
         fans = conv_transpose_fans(in_channels, out_channels, self.kernel_size, self.stride, groups)
         shape = (in_channels, out_channels // groups, *self.kernel_size)
         super().__init__(shape, fans, out_channels if bias else 0, init, bias_init)
@@ -208,6 +208,21 @@ def _positive(layer: str, **sizes: int) -> None:
             raise ValueError(f"{layer}: {name} must be a whole number of at least 1; got {size!r}")
 
 
+def _pair(layer: str, name: str, value: Pair, least: int) -> tuple[int, int]:
+    """``3`` -> (3, 3), checked."""
+    both = (value, value) if isinstance(value, (int, np.integer)) else value
+    if not (isinstance(both, (tuple, list)) and len(both) == 2) or not all(
+        isinstance(n, (int, np.integer)) and n >= least for n in both
+    ):
+        raise ValueError(f"{layer}: {name} must be a whole number of at least {least}, or two of them; got {value!r}")
+    return int(both[0]), int(both[1])
+
+
+def _sizes(layer: str, kernel_size: Pair, stride: Pair, dilation: Pair) -> tuple[tuple[int, int], ...]:
+    sizes = {"kernel_size": kernel_size, "stride": stride, "dilation": dilation}
+    return tuple(_pair(layer, name, value, least=1) for name, value in sizes.items())
+
+
 def _divisible(layer: str, groups: int, in_channels: int, out_channels: int) -> None:
     if in_channels % groups or out_channels % groups:
         raise ValueError(f"{layer}: {in_channels} and {out_channels} channels do not both divide into {groups} groups")
@@ -216,12 +231,16 @@ def _divisible(layer: str, groups: int, in_channels: int, out_channels: int) -> 
 def _check_channels(layer: Conv2d | ConvTranspose2d, x: Any) -> None:
     if x.ndim != 4 or x.shape[1] != layer.in_channels:
         kh, kw = layer.kernel_size
-        channels = x.shape[1] if x.ndim == 4 else "…"
-        got = f"{channels} channel{'s' * (channels != 1)}" if x.ndim == 4 else f"{x.ndim} axes"
+        name = f"{type(layer).__name__}({layer.in_channels} → {layer.out_channels}, {kh}×{kw})"
+        if x.ndim != 4:
+            raise ValueError(
+                f"{name}: input has {x.ndim} axes, expected 4, (N, C, H, W). Got shape {tuple(x.shape)}; "
+                "images without a channel axis get one with x[:, None]."
+            )
+        channels = x.shape[1]
         raise ValueError(
-            f"{type(layer).__name__}({layer.in_channels} → {layer.out_channels}, {kh}×{kw}): input has {got}, expected "
-            f"{layer.in_channels} channels. Got shape {tuple(x.shape)}; pass in_channels={channels}, or check the "
-            "channel axis (N, C, H, W)."
+            f"{name}: input has {channels} channel{'s' * (channels != 1)}, expected {layer.in_channels}. Got shape "
+            f"{tuple(x.shape)}; pass in_channels={channels}, or check the channel axis (N, C, H, W)."
         )
 
 

@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from minidl.backend import Array, device_of, to_device, to_host
+from minidl.backend import Array, device_of, is_device, to_device, to_host
 from minidl.tensor import Handle, Tensor
 
 __all__ = ["Module", "Parameter"]
@@ -129,9 +129,10 @@ class Module:
 
     def to(self, target: str) -> Self:
         """Move everything to a device ("cpu", "gpu") or into a dtype ("float32", "float64"), in place; returns self."""
+        on_device = is_device(target)
 
         def moved(array: Array) -> Array:
-            if target in ("cpu", "gpu"):
+            if on_device:
                 return to_device(array, target)
             return array.astype(target) if array.dtype.kind == "f" else array
 

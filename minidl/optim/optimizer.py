@@ -124,13 +124,16 @@ class Optimizer:
         """Continue from what ``state_dict`` gave.
 
         Raises:
-            ValueError: the numbers of groups or parameters differ, or a shape does.
+            ValueError: the numbers of groups or parameters differ, a shape does, or another kind of optimizer saved it.
         """
         if len(saved["groups"]) != len(self.groups) or len(saved["state"]) != len(self.state):
             raise ValueError(
                 f"saved state has {len(saved['groups'])} groups and {len(saved['state'])} parameters; "
                 f"this optimizer has {len(self.groups)} and {len(self.state)}"
             )
+        for group, settings in zip(self.groups, saved["groups"], strict=True):
+            if settings.keys() != group.keys() - {"params"}:
+                raise ValueError(f"saved settings {sorted(settings)} are not those of {type(self).__name__}")
         states = []
         for (_, p), entries in zip(self.members(), saved["state"], strict=True):
             for name, value in entries.items():

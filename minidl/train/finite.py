@@ -104,12 +104,19 @@ class Tripwire:
             setattr(module, name, array)
 
     def _raise(self, x: Tensor, y: Array) -> None:
-        layer, what = first_bad_layer(self.run.model, x, y, self.loss)
+        step, bad = self.run.step + 1, int(to_host((~array_module(x.data).isfinite(x.data)).sum()))
+        if bad:
+            layer, what = "", f"{bad} of {x.size} input values are NaN or infinite"
+            advice = "Clean the data first."
+        else:
+            layer, what = first_bad_layer(self.run.model, x, y, self.loss)
+            advice = (
+                "Usual causes: a learning rate or an initialization that is too large, or input that is not "
+                "standardized."
+            )
         self._put_back(self._averages)
-        step = self.run.step + 1
         raise Diverged(
-            f"training step {step}: {what}. The weights are those from before this step. Usual causes: a learning rate "
-            "or an initialization that is too large, or input that is not standardized.",
+            f"training step {step}: {what}. The weights are those from before this step. {advice}",
             step,
             layer,
             self.run.history,

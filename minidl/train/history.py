@@ -16,11 +16,13 @@ class History(list[dict[str, Any]]):
     """A list of flat records, one per epoch; ``pandas.DataFrame(history)`` works as it is. Printing it gives a table.
 
     Keys: epoch, step (updates so far), lr, train_loss and train_accuracy (means over the epoch, while the weights were
-    changing), then loss and accuracy on val and test where these parts are not empty, and seconds.
+    changing), then loss and accuracy on val and test where these parts are not empty, and seconds. Where the targets
+    are no class numbers there is no accuracy.
     """
 
     def __str__(self) -> str:
-        return table(self) if self else "no epoch finished"
+        headings = {key: key.replace("accuracy", "acc.") for key in self[0]} if self else {}  # for 100 columns
+        return table(self, headings) if self else "no epoch finished"
 
     def save(self, path: str | Path) -> None:
         """Write as CSV or JSON lines, by the ending of ``path`` (.csv or .jsonl).
@@ -45,7 +47,8 @@ class Diverged(ArithmeticError):
 
     Attributes:
         step: the update (counted from 1) that met it; the weights are those from before it.
-        layer: path of the first layer, in order of execution, with such a value; "" if it was found in the loss alone.
+        layer: path of the first layer, in order of execution, with such a value; "" if it was found in the input or
+            in the loss alone.
         history: the records of the epochs that were finished.
     """
 

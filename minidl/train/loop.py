@@ -20,6 +20,7 @@ from minidl.train.history import History
 __all__ = ["Run", "evaluate", "fit"]
 
 Loss = Callable[[Any, Any], Any]
+EVENTS = ("on_start", "on_step", "on_epoch", "on_end")
 
 
 @dataclass
@@ -27,19 +28,21 @@ class Totals:
     """Sums over batches, kept on the device: reading them after every batch would make a GPU wait."""
 
     loss: Any = 0.0
-    right: Any = 0
+    right: Any = None  #: None where there is no accuracy: the targets are no class numbers, or there is one score only
     count: int = 0
 
     def add(self, loss: Tensor, logits: Tensor, y: Array) -> None:
         """Count a batch: its mean loss, and how many examples have the largest score at their label."""
         self.count += len(y)
         self.loss = self.loss + loss.data * len(y)
-        self.right = self.right + (logits.data.argmax(axis=1) == y).sum()
+        if y.ndim == 1 and y.dtype.kind in "iu" and logits.ndim == 2 and logits.shape[1] > 1:
+            self.right = (0 if self.right is None else self.right) + (logits.data.argmax(axis=1) == y).sum()
 
     def means(self, prefix: str) -> dict[str, float]:
-        """Mean loss and accuracy, as Python numbers."""
+        """Mean loss, and accuracy where there is one, as Python numbers."""
         start = f"{prefix}_" if prefix else ""
-        return {f"{start}loss": _number(self.loss) / self.count, f"{start}accuracy": _number(self.right) / self.count}
+        loss = {f"{start}loss": _number(self.loss) / self.count}
+        return loss if self.right is None else loss | {f"{start}accuracy": _number(self.right) / self.count}
 
     def copy(self) -> Totals:
         """The same sums so far."""
@@ -105,9 +108,10 @@ def fit(
     Raises:
         Diverged: a loss or gradient was not finite; it names step and layer, and holds the history so far.
         ValueError: early stopping without a validation part, or an optimizer that knows none of the parameters.
+        TypeError: a split, an optimizer or a callback that is none.
     """
-    _check(model, split, optimizer, epochs, early_stopping)
     callbacks = tuple(callbacks)
+    _check(model, split, optimizer, epochs, early_stopping, callbacks)
     device = device_of(model.parameters()[0].data)
     loader = DataLoader(split.train, batch_size, shuffle=True, seed=seed, device=device)
     run = Run(model, optimizer, loader, epochs)
@@ -132,7 +136,21 @@ def fit(
     return run.history
 
 
-def _check(model: Module, split: Split, optimizer: Optimizer, epochs: int, early_stopping: int | None) -> None:
+def _check(
+    model: Module,
+    split: Split,
+    optimizer: Optimizer,
+    epochs: int,
+    early_stopping: int | None,
+    callbacks: tuple[Any, ...],
+) -> None:
+    if not all(hasattr(split, part) for part in ("train", "val", "test")):
+        raise TypeError(f"split is a {type(split).__name__}; data.load(name) or data.from_arrays(x, y) makes one")
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer is {optimizer!r}; make one, such as optim.SGD(model.parameters(), lr=0.1)")
+    for callback in callbacks:
+        if isinstance(callback, type) or not any(hasattr(callback, event) for event in EVENTS):
+            raise TypeError(f"a callback is an object with any of {', '.join(EVENTS)}; got {callback!r}")
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1; got {epochs}")
     if early_stopping is not None and not len(split.val):
@@ -185,6 +203,8 @@ def evaluate(
     model: Module, dataset: Part, loss: Loss = ops.cross_entropy, batch_size: int = 512, prefix: str = ""
 ) -> dict[str, float]:
     """Loss and accuracy of ``model`` in evaluation mode on a whole part, as ``{"loss": …, "accuracy": …}``.
+
+    There is an accuracy where the targets are class numbers and the model gives a score for each class.
 
     Args:
         model: its mode is left as it was.

@@ -42,6 +42,19 @@ def view_of(owner: StrictArray, host: np.ndarray) -> StrictArray:
     return result
 
 
+def computed(function: Callable[..., Any], *operands: Any, **options: Any) -> Any:
+    """NumPy's ``function`` on the unwrapped operands. As a kernel it warns of nothing; a widening is counted."""
+    hosts = [unwrap(x) for x in operands]
+    with np.errstate(all="ignore"):
+        result = function(*hosts, **options)
+    dtypes = [x.dtype for x in operands if type(x) is StrictArray]
+    made = result[0] if isinstance(result, tuple) else result
+    dtype = np.result_type(*hosts) if "out" in options else made.dtype  # in place it is computed in float64, then cast
+    if dtype == np.float64 and dtypes and np.float64 not in dtypes and any(d.kind in "fb" for d in dtypes):
+        count("widened", f"{function.__name__} of {', '.join(map(str, dtypes))} gives float64")
+    return result
+
+
 def from_host(x: Any, dtype: Any = None) -> StrictArray:
     """A copy on the device. A single number travels as a kernel argument: no copy is counted."""
     host = np.array(x, dtype=dtype)
@@ -214,7 +227,7 @@ class StrictArray:
                 raise TypeError(f"{name} is not supported yet")
         if options.get("copy", True) is False and np.dtype(dtype) == self.dtype:
             return self
-        return StrictArray._of(np.array(self._host.astype(dtype, order=options.get("order", "K"))))
+        return StrictArray._of(np.array(_cast(self._host, np.dtype(dtype)), order=options.get("order", "K")))
 
     def fill(self, value: Any) -> None:
         """Set every element."""
@@ -315,35 +328,45 @@ def _store_first(host: np.ndarray, parts: tuple[Any, ...], value: Any) -> None:
     host[np.unravel_index(places.ravel()[::-1], host.shape)] = values.ravel()[::-1]
 
 
+def _cast(host: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """As on a GPU: a float outside the range of a whole-number type becomes the nearest, NaN becomes 0."""
+    with np.errstate(all="ignore"):
+        result = host.astype(dtype)
+        if host.dtype.kind != "f" or dtype.kind not in "iu":
+            return result
+        limits = np.iinfo(dtype)
+        result = np.where(np.isnan(host), dtype.type(0), result)
+        result = np.where(host >= float(limits.max), dtype.type(limits.max), result)
+        return np.where(host <= float(limits.min), dtype.type(limits.min), result)
+
+
 # ---------------------------------------------------------------------------------------------------------- operators
 
 
 def _operand(other: Any, comparison: bool = False) -> Any:
-    """The other side of an operator; NotImplemented for what may know how to add us (a Tensor)."""
+    """The other side of an operator as it is; NotImplemented for what may know how to add us (a Tensor)."""
     if comparison and isinstance(other, np.ndarray) and other.ndim == 0:
         return other.item()
     if isinstance(other, np.ndarray):
         raise TypeError(f"Unsupported type {type(other)}")
-    try:
-        return unwrap(other)
-    except TypeError:
-        return NotImplemented
+    known = type(other) is StrictArray or type(other) in SCALARS or isinstance(other, np.generic)
+    return other if known else NotImplemented
 
 
 def _binary(ufunc: Any, comparison: bool = False) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
     def forward(self: StrictArray, other: Any) -> Any:
         b = _operand(other, comparison)
-        return b if b is NotImplemented else wrap(ufunc(self._host, b))
+        return b if b is NotImplemented else wrap(computed(ufunc, self, b))
 
     def reflected(self: StrictArray, other: Any) -> Any:
         a = _operand(other, comparison)
-        return a if a is NotImplemented else wrap(ufunc(a, self._host))
+        return a if a is NotImplemented else wrap(computed(ufunc, a, self))
 
     def in_place(self: StrictArray, other: Any) -> StrictArray:
         b = _operand(other)
         if b is NotImplemented:
             raise TypeError(f"Unsupported type {type(other)}")
-        ufunc(self._host, b, out=self._host)
+        computed(ufunc, self, b, out=self._host)
         return self
 
     return forward, reflected, in_place
@@ -374,7 +397,7 @@ for _name in ("lt", "le", "eq", "ne", "gt", "ge"):
     _compare = {"lt": np.less, "le": np.less_equal, "eq": np.equal, "ne": np.not_equal, "gt": np.greater}
     setattr(StrictArray, f"__{_name}__", _binary(_compare.get(_name, np.greater_equal), comparison=True)[0])
 for _name, _unary in {"neg": operator.neg, "pos": operator.pos, "abs": operator.abs, "invert": operator.inv}.items():
-    setattr(StrictArray, f"__{_name}__", lambda self, f=_unary: wrap(f(self._host)))
+    setattr(StrictArray, f"__{_name}__", lambda self, f=_unary: wrap(computed(f, self)))
 
 
 # ------------------------------------------------------------------------------------------------------------ methods
@@ -394,7 +417,8 @@ def _method(name: str, shares: bool = False) -> Callable[..., Any]:
         check_call("ndarray", name, (self, *args), options)
         out = options.get("out")
         plain = {key: _plain(value) for key, value in options.items()}
-        host = getattr(self._host, name)(*(_plain(a) for a in args), **plain)
+        with np.errstate(all="ignore"):
+            host = getattr(self._host, name)(*(_plain(a) for a in args), **plain)
         if out is not None:
             return out  # type: ignore[no-any-return]
         return view_of(self, host) if shares else wrap(host)
@@ -404,12 +428,36 @@ def _method(name: str, shares: bool = False) -> Callable[..., Any]:
 
 
 for _name in (
-    *("sum", "mean", "var", "std", "prod", "max", "min", "argmax", "argmin", "all", "any", "clip", "round"),
+    *("sum", "mean", "prod", "max", "min", "argmax", "argmin", "all", "any", "clip", "round"),
     *("cumsum", "cumprod", "dot", "flatten", "argsort", "repeat", "conj", "trace"),
 ):
     setattr(StrictArray, _name, _method(_name))
 for _name in ("reshape", "transpose", "swapaxes", "squeeze", "ravel", "view", "diagonal"):
     setattr(StrictArray, _name, _method(_name, shares=True))
+
+
+def _var(
+    self: StrictArray, axis: Any = None, dtype: Any = None, out: Any = None, ddof: int = 0, keepdims: bool = False
+) -> StrictArray:
+    """``dtype`` is the type of the sum; mean, differences and squares are in the array's own."""
+    check_call("ndarray", "var", (self,), {})
+    host = self._host if self.dtype.kind == "f" else self._host.astype("float64")
+    with np.errstate(all="ignore"):
+        centred = host - host.mean(axis=axis, keepdims=True)
+        n = centred.size // max(1, centred.sum(axis=axis).size)
+        total = np.square(centred).sum(axis=axis, dtype=host.dtype if dtype is None else dtype, keepdims=keepdims)
+        result = wrap(total / max(n - ddof, 0))
+    if out is None:
+        return result
+    out[...] = result
+    return out  # type: ignore[no-any-return]
+
+
+def _std(
+    self: StrictArray, axis: Any = None, dtype: Any = None, out: Any = None, ddof: int = 0, keepdims: bool = False
+) -> StrictArray:
+    check_call("ndarray", "std", (self,), {})
+    return _var(self, axis, dtype, out, ddof, keepdims) ** 0.5
 
 
 def _take(self: StrictArray, indices: Any, axis: int | None = None, out: Any = None) -> StrictArray:
@@ -423,5 +471,6 @@ def _nonzero(self: StrictArray) -> tuple[StrictArray, ...]:
     return tuple(wrap(i) for i in self._host.nonzero())
 
 
+StrictArray.var, StrictArray.std = _var, _std  # type: ignore[attr-defined]
 StrictArray.take = _take  # type: ignore[attr-defined]
 StrictArray.nonzero = _nonzero  # type: ignore[attr-defined]

@@ -18,8 +18,9 @@ class Counts:
     syncs: int = 0  #: the host waited for a value: float(x), bool(x), x.item(), x.get(), a boolean mask, ...
     to_host: int = 0  #: copies from the device
     to_device: int = 0  #: copies to the device
+    widened: int = 0  #: results in float64 though no operand is: a NumPy scalar, a mask times a number, an index
     made: int = 0  #: arrays of the strict library
-    places: list[str] = field(default_factory=list)  #: what and where, one line per wait or copy
+    places: list[str] = field(default_factory=list)  #: what and where, one line per event
 
 
 total = Counts()
@@ -40,7 +41,7 @@ def watch() -> Iterator[Counts]:
 
 
 def count(event: str, what: str) -> None:
-    """One more ``event`` ("syncs", "to_host", "to_device"), caused by ``what``."""
+    """One more ``event`` ("syncs", "to_host", "to_device", "widened"), caused by ``what``."""
     place = f"{what} at {_caller()}"
     for counts in _watching:
         setattr(counts, event, getattr(counts, event) + 1)

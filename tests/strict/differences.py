@@ -53,6 +53,22 @@ DIFFERENCES = [
         "NEP 50 in CuPy: cupy/cupy#8323, #8754; source: cupy/_core/_scalar.pyx, CScalar",
     ),
     Difference(
+        "var and std square in the array's own type",
+        "x.var(dtype='float64') of a float32 array sums in float64, but mean, differences and squares are in float32: "
+        "1e20 squares to infinity. NumPy computes all of it in float64",
+        "source: cupy/_core/_routines_statistics.pyx, _var and _var_core_float64",
+    ),
+    Difference(
+        "nothing warns of overflow",
+        "a kernel reports no division by zero, overflow or NaN: np.errstate and warnings do not reach it",
+        "source: cupyx/_ufunc_config.py, seterr raises NotImplementedError for divide, over, under and invalid",
+    ),
+    Difference(
+        "casts from float to integer differ",
+        "a value outside the range becomes the nearest (undefined in C++; NumPy: depends on the processor)",
+        "Differences: Cast behavior from float to integer",
+    ),
+    Difference(
         "reading a value waits",
         "float, int, bool, item, tolist, get, repr and format copy to the host and synchronise",
         "source: cupy/_core/core.pyx, each calls .get(); docstring of ndarray.get; syncdetect.py",
@@ -86,6 +102,21 @@ DIFFERENCES = [
         "host arrays as indices are copied silently",
         "x[np.array([0, 2])] and x[[0, 2]] work, by a hidden copy to the device",
         "source: _routines_indexing.pyx, _prepare_slice_list",
+    ),
+    Difference(
+        "einsum copies host arrays silently",
+        "every operand goes through cupy.asarray: no TypeError, but a hidden copy",
+        "source: cupy/linalg/_einsum.py, _parse_einsum_input",
+    ),
+    Difference(
+        "filling with a device number waits",
+        "x.fill(y) asks whether y is 0 on the host",
+        "source: core.pyx, fill",
+    ),
+    Difference(
+        "a @= b makes a new array",
+        "cupy.ndarray has no __imatmul__, so an alias keeps the old values",
+        "dir(cupy.ndarray) of 14.2 against numpy.ndarray",
     ),
     Difference(
         "a host array cannot be assigned",

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from strict.array import SCALARS, StrictArray, from_host, unwrap, view_of, wrap
+from strict.array import SCALARS, StrictArray, computed, from_host, unwrap, view_of, wrap
 from strict.counters import count
 from strict.names import NAMES, UFUNC_KEYWORDS, VERSION, check_call, missing
 from strict.random import RANDOM
@@ -40,11 +40,11 @@ class Ufunc:
         if unknown:
             raise TypeError(f"cupy.{self.name} takes {UFUNC_KEYWORDS}; got {sorted(unknown)}")
         out = options.pop("out", args[self.nin] if len(args) > self.nin else None)
-        hosts = [unwrap(a) for a in args[: self.nin]]
+        operands = args[: self.nin]
         if out is None:
-            result = self.function(*hosts, **options)
+            result = computed(self.function, *operands, **options)
             return tuple(map(wrap, result)) if isinstance(result, tuple) else wrap(result)
-        self.function(*hosts, out=_strict(out, f"cupy.{self.name}(out=)"), **options)
+        computed(self.function, *operands, out=_strict(out, f"cupy.{self.name}(out=)"), **options)
         return out
 
     def at(self, a: Any, indices: Any, b: Any = None) -> None:
@@ -106,7 +106,8 @@ def _by_numpy(name: str, shares: bool = False, waits: bool = False) -> None:
         if waits:
             count("syncs", f"cupy.{name}")
         function = getattr(np, name)
-        result = function(*(_arguments(a) for a in args), **{k: _arguments(v) for k, v in options.items()})
+        with np.errstate(all="ignore"):
+            result = function(*(_arguments(a) for a in args), **{k: _arguments(v) for k, v in options.items()})
         if isinstance(result, (tuple, list)):
             return type(result)(view_of(args[0], r) if shares else wrap(r) for r in result)
         return view_of(args[0], result) if shares else wrap(result)
@@ -155,7 +156,7 @@ def where(condition: Any, x: Any = None, y: Any = None) -> Any:
     _strict(condition, "cupy.where")
     if x is None and y is None:
         return condition.nonzero()
-    return wrap(np.where(condition._host, unwrap(x), unwrap(y)))
+    return wrap(computed(np.where, condition, x, y))
 
 
 @_function

@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minidl.data.dataset import Dataset
-from minidl.data.download import RemoteFile, writing
+from minidl.data.download import RemoteFile
 from minidl.data.errors import DataError
 from minidl.data.fileset import Check, FileSet
-from minidl.data.lock import locked
 from minidl.data.registry import Parts, register
 
 __all__ = ["cifar10"]
@@ -55,15 +54,24 @@ def _inside(folder: Path) -> Path:
 
 def _unpack(folder: Path) -> None:
     """Unpack the verified archive, all files or none: they appear under their folder's name in one step."""
-    with writing(folder), locked(folder / f"{FOLDER}.lock"):
-        if _complete(folder):
-            return
-        draft = folder / f"{FOLDER}.part"
-        shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed
-        draft.mkdir()
+    target, draft = folder / FOLDER, folder / f"{FOLDER}.part"
+    shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed
+    draft.mkdir()
+    try:
         _extract(folder / ARCHIVE.name, draft)
-        os.replace(draft, folder / FOLDER)
-        (folder / ARCHIVE.name).unlink()
+        _set_aside(target)
+        os.replace(draft, target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)  # a full disk gets its space back
+    (folder / ARCHIVE.name).unlink()
+
+
+def _set_aside(folder: Path) -> None:
+    """Make way where an archive was unpacked by hand, and not to its end."""
+    if folder.exists():
+        aside = folder.with_name(f"{folder.name}.incomplete")
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(folder, aside)
 
 
 def _extract(archive: Path, folder: Path) -> None:
@@ -87,10 +95,11 @@ def _extract(archive: Path, folder: Path) -> None:
 def _verify(folder: Path) -> Iterator[Check]:
     """Batches that minidl unpacked by their checksums, others by their structure."""
     inside = _inside(folder)
-    sums = {}
-    if (inside / SUMS).is_file():
-        lines = (inside / SUMS).read_text(encoding="ascii").splitlines()
-        sums = {name: digest for digest, name in (line.split() for line in lines)}
+    try:
+        sums = _sums(inside / SUMS)
+    except DataError as error:
+        yield Check(SUMS, False, str(error))
+        sums = {}
     for name in (*TRAIN, TEST):
         try:
             count = len(_records(inside / name))
@@ -105,6 +114,17 @@ def _verify(folder: Path) -> Iterator[Check]:
                 "as unpacked from the published archive" if sums else "not unpacked by minidl, so without a checksum"
             )
             yield Check(name, True, f"readable, {count} records; {origin}")
+
+
+def _sums(path: Path) -> dict[str, str]:
+    """File name → SHA-256, as written when the archive was unpacked; nothing if it was not minidl that unpacked it."""
+    if not path.is_file():
+        return {}
+    try:
+        lines = path.read_text(encoding="ascii").splitlines()
+        return {name: digest for digest, name in (line.split() for line in lines)}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a list of checksums and file names; delete it to do without") from error
 
 
 FILES = FileSet(

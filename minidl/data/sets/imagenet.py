@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from minidl.data.check import checked_count
 from minidl.data.errors import DataError
 from minidl.data.fileset import Check, FileSet
 from minidl.data.registry import Parts, register
 from minidl.data.seeds import stream
 from minidl.data.split import hold_out
 from minidl.files import folder as shipped
-from minidl.text import unknown
 
 if TYPE_CHECKING:
     from minidl.data.photos import Photos
@@ -37,7 +38,7 @@ def _verify(folder: Path) -> Iterator[Check]:
 
     for part in ("train", "val"):
         for path in sorted((folder / part).glob("*/*")):
-            if path.suffix.lower() not in ENDINGS:
+            if not _is_photograph(path):
                 continue
             name = str(path.relative_to(folder))
             try:
@@ -46,6 +47,10 @@ def _verify(folder: Path) -> Iterator[Check]:
                     yield Check(name, True, _unusual(path, str(image.format), image.mode))
             except DataError as error:
                 yield Check(name, False, str(error))
+
+
+def _is_photograph(path: Path) -> bool:
+    return path.suffix.lower() in ENDINGS and not path.name.startswith(".")  # nor a hidden one, as macOS leaves them
 
 
 def _unusual(path: Path, file_format: str, mode: str) -> str:
@@ -69,7 +74,7 @@ FILES = FileSet(
 def imagenet(
     root: Path | None = None,
     seed: int = 0,
-    classes: int | Sequence[str] | None = None,
+    classes: int | str | Sequence[str] | None = None,
     per_class: int | None = None,
     test: float = 0,
     workers: int | None = None,
@@ -82,7 +87,7 @@ def imagenet(
     Args:
         root: the folder with ``train/``, or a folder ``imagenet`` or ``imagenet-sample`` with it lies in.
         seed: names the draws of ``per_class`` and ``test``.
-        classes: only these: the first so many, or a list of wnids or class names.
+        classes: only these: the first so many, or a wnid or class name, or a list of them.
         per_class: at most so many photographs of each class, drawn by ``seed``, in either part.
         test: fraction or count of the training photographs for a test part, where there is no ``val/``.
         workers: threads that decode; None: one for each processor.
@@ -93,6 +98,10 @@ def imagenet(
 
     Source: O. Russakovsky et al. 2015, "ImageNet large scale visual recognition challenge".
     """
+    if per_class is not None:
+        checked_count("per_class", per_class)
+    if workers is not None:
+        checked_count("workers", workers)
     folder = FILES.get(root)
     wnids = _chosen(_class_folders(folder / "train"), classes)
     train = _photos(folder / "train", wnids, per_class, seed, workers)
@@ -106,26 +115,40 @@ def imagenet(
 
 def _class_folders(folder: Path) -> list[str]:
     """The names of the class folders, sorted: their order gives the class numbers."""
-    found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    try:
+        found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error.strerror or error})") from error
     if not found:
         raise DataError(f"{folder}: has no class folders; expected {folder.name}/<wnid>/*.JPEG")
     return found
 
 
-def _chosen(wnids: list[str], classes: int | Sequence[str] | None) -> list[str]:
+def _chosen(wnids: list[str], classes: int | str | Sequence[str] | None) -> list[str]:
     """The wnids that ``classes`` asks for, in the order of the folder."""
     if classes is None:
         return wnids
-    if isinstance(classes, int):
-        if not 1 <= classes <= len(wnids):
+    if isinstance(classes, str):
+        classes = [classes]
+    if not isinstance(classes, Sequence):
+        if checked_count("classes", classes) > len(wnids):
             raise ValueError(f"classes={classes}: this folder has {len(wnids)} classes")
         return wnids[:classes]
+    if len(classes) == 0:
+        raise ValueError("classes is empty: leave it out for all classes, or name some")
     names = class_names()
     known = {name: wnid for wnid in wnids for name in (names.get(wnid, wnid), wnid)}
     for wanted in classes:
         if wanted not in known:
-            raise unknown("class", wanted, known)
+            raise _unknown_class(wanted, list(known))
     return sorted({known[wanted] for wanted in classes})
+
+
+def _unknown_class(wanted: object, known: list[str]) -> ValueError:
+    """The nearest names only: all of them would fill pages."""
+    near = " or ".join(map(repr, get_close_matches(str(wanted), known)))
+    hint = f"did you mean {near}?" if near else "pass wnids or names of datasets/imagenet_classes.txt"
+    return ValueError(f"unknown class {wanted!r}; {hint} ({len(known) // 2} classes are in this folder)")
 
 
 def class_names() -> dict[str, str]:
@@ -138,8 +161,6 @@ def _photos(folder: Path, wnids: list[str], per_class: int | None, seed: int, wo
     """The photographs of these classes in one part's folder."""
     from minidl.data.photos import Photos
 
-    if per_class is not None and per_class < 1:
-        raise ValueError(f"per_class={per_class}: at least one photograph of each class is needed")
     files: list[str] = []
     counts = []
     for number, wnid in enumerate(wnids):
@@ -157,9 +178,10 @@ def _photos(folder: Path, wnids: list[str], per_class: int | None, seed: int, wo
 def _files(folder: Path) -> list[str]:
     """The photographs in a class folder, sorted."""
     try:
-        names = [path.name for path in folder.iterdir() if path.suffix.lower() in ENDINGS and path.name[0] != "."]
+        names = [path.name for path in folder.iterdir() if _is_photograph(path)]
     except OSError as error:
-        raise DataError(f"{folder}: cannot be read ({error.strerror or error})") from error
+        layout = f"expected {folder.parent.name}/<wnid>/*.JPEG for every class of train/"
+        raise DataError(f"{folder}: cannot be read ({error.strerror or error}); {layout}") from error
     if not names:
         raise DataError(f"{folder}: a class without photographs (*.JPEG)")
     return sorted(names)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from minidl.data.check import checked_count
 from minidl.data.dataset import Dataset
 from minidl.data.registry import Parts, register
 from minidl.data.seeds import stream
@@ -34,7 +35,8 @@ def clusters(
         train: the number of training points.
         test: the number of test points.
     """
-    _require(classes=classes, dims=dims, train=train, test=test)
+    checked_count("classes", classes, least=2)
+    checked_count("dims", dims)
     centres = stream(seed, "clusters centres").normal(size=(classes, dims))
 
     def around(y: Labels, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -57,7 +59,7 @@ def spirals(
         train: the number of training points.
         test: the number of test points.
     """
-    _require(classes=classes, train=train, test=test)
+    checked_count("classes", classes, least=2)
 
     def along(y: Labels, rng: np.random.Generator) -> NDArray[np.float64]:
         t = rng.uniform(size=len(y))
@@ -77,7 +79,6 @@ def moons(seed: int = 0, noise: float = 0.1, train: int = 1024, test: int = 512)
         train: the number of training points.
         test: the number of test points.
     """
-    _require(train=train, test=test)
 
     def along(y: Labels, rng: np.random.Generator) -> NDArray[np.float64]:
         t = rng.uniform(0, np.pi, size=len(y))
@@ -93,14 +94,8 @@ def _parts(name: str, points: Points, classes: int, train: int, test: int, seed:
 
     def drawn(part: str, count: int) -> Dataset:
         rng = stream(seed, f"{name} {part}")
+        checked_count(part, count)
         y = rng.permutation(np.arange(count) % classes)
         return Dataset(points(y, rng).astype(np.float32), y, [str(k) for k in range(classes)])
 
     return Parts(drawn("train", train), drawn("test", test))
-
-
-def _require(**counts: int) -> None:
-    for name, count in counts.items():
-        least = 2 if name == "classes" else 1
-        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < least:
-            raise ValueError(f"{name}={count!r}: expected a whole number ≥ {least}")

@@ -8,6 +8,7 @@ from itertools import combinations_with_replacement
 import numpy as np
 from numpy.typing import NDArray
 
+from minidl.data.check import checked_count
 from minidl.data.dataset import Dataset
 from minidl.data.registry import Parts, register
 from minidl.data.seeds import stream
@@ -48,13 +49,11 @@ def shapes(seed: int = 0, train: int = 5000, test: int = 1000) -> Parts:
     Source: after X. Glorot and Y. Bengio 2010, "Understanding the difficulty of training deep feedforward neural
     networks", section 2.1 (Shapeset-3 × 2). The rendering is our own; the numbers are not comparable to the paper's.
     """
-    for name, count in (("train", train), ("test", test)):
-        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
-            raise ValueError(f"{name}={count!r}: expected a whole number ≥ 1")
     return Parts(_drawn("train", train, seed), _drawn("test", test, seed))
 
 
 def _drawn(part: str, count: int, seed: int) -> Dataset:
+    checked_count(part, count)
     rng = stream(seed, f"shapes {part}")
     y = rng.permutation(np.arange(count) % len(CLASSES))
     blocks = [_rendered(y[start : start + BLOCK], rng) for start in range(0, count, BLOCK)]
