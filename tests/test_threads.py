@@ -1,8 +1,11 @@
 """The number of threads under NumPy: limited inside, put back outside."""
 
+import os
 import subprocess
 import sys
+import threading
 
+import numpy as np
 import pytest
 
 from minidl import threads
@@ -12,8 +15,6 @@ pytestmark = pytest.mark.host("is about NumPy's matrix library")
 
 def in_a_process_with(count, code):
     """OpenBLAS reads its environment once, so each case has a Python of its own."""
-    import os
-
     environment = os.environ | {"OPENBLAS_NUM_THREADS": str(count), "OMP_NUM_THREADS": str(count)}
     return subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
@@ -56,3 +57,128 @@ def test_without_openblas_nothing_happens(monkeypatch):
     monkeypatch.setattr(threads, "_openblas", lambda: None)
     with threads.limited(1):
         assert threads.blas_threads() is None
+
+
+# Sharing work
+
+
+@pytest.fixture
+def two_threads():
+    threads.use(2)
+    yield
+    threads.use(None)
+
+
+@pytest.mark.parametrize(("count", "length"), [(1, 5), (2, 5), (2, 1), (3, 7), (4, 2)])
+def test_the_parts_cover_the_whole_in_order(count, length):
+    threads.use(count)
+    try:
+        parts = threads.share(lambda start, stop: list(range(start, stop)), length)
+    finally:
+        threads.use(None)
+    assert len(parts) == min(count, length)
+    assert [i for part in parts for i in part] == list(range(length))
+
+
+def test_parts_too_small_to_be_worth_a_thread_stay_together(two_threads):
+    assert threads.share(lambda start, stop: (start, stop), 9, least=5) == [(0, 9)]
+    assert threads.share(lambda start, stop: (start, stop), 10, least=5) == [(0, 5), (5, 10)]
+
+
+def test_each_part_has_a_thread_of_its_own_and_the_caller_works_too(two_threads):
+    names = threads.share(lambda _start, _stop: threading.current_thread(), 2)
+    assert names[0] is threading.current_thread()
+    assert names[1] is not names[0]
+
+
+def test_an_error_in_a_worker_reaches_the_caller_and_the_worker_lives_on(two_threads):
+    def work(start, _stop):
+        if start:
+            raise KeyError("in the second part")
+        return start
+
+    for _ in range(2):
+        with pytest.raises(KeyError, match="second part"):
+            threads.share(work, 2)
+    assert threads.share(lambda start, _stop: start, 2) == [0, 1]
+
+
+def test_sharing_inside_of_shared_work_waits_for_nobody(two_threads):
+    inner = lambda start, stop: threads.share(lambda a, b: b - a, stop - start)  # noqa: E731
+    assert [sum(part) for part in threads.share(inner, 8)] == [4, 4]
+
+
+def test_a_worker_warns_as_the_caller_chose(two_threads):
+    with np.errstate(divide="raise"), pytest.raises(FloatingPointError):
+        threads.share(lambda start, _stop: start and np.float32(1) / np.float32(0), 2)
+    with np.errstate(divide="ignore"):
+        assert threads.share(lambda start, _stop: start and np.float32(1) / np.float32(0), 2) == [0, np.inf]
+
+
+def test_a_limit_holds_for_shared_work_too(two_threads):
+    assert threads.count() == 2
+    with threads.limited(1):
+        assert threads.count() == 1
+        assert threads.share(lambda start, stop: (start, stop), 4) == [(0, 4)]
+
+
+def test_the_environment_sets_the_number_and_use_overrides_it():
+    code = """
+import os
+os.environ["MINIDL_THREADS"] = "3"
+from minidl import threads
+print(threads.count())
+threads.use(2)
+print(threads.count())
+threads.use(None)
+print(threads.count())
+"""
+    assert in_a_process_with(1, code) == ["3", "2", "1"]
+
+
+@pytest.mark.parametrize("text", ["0", "two", "-1"])
+def test_a_wrong_number_of_threads_is_an_error(text, monkeypatch):
+    monkeypatch.setenv("MINIDL_THREADS", text)
+    monkeypatch.setattr(threads, "_chosen", [])
+    with pytest.raises(ValueError, match="MINIDL_THREADS"):
+        threads.count()
+    with pytest.raises(ValueError, match="at least one"):
+        threads.use(0)
+
+
+@needs_openblas
+def test_limits_of_two_threads_that_overlap_leave_the_setting_as_it_was():
+    """First in, first out: the second one must not take the first one's limit for the setting."""
+    code = """
+from minidl.threads import blas_threads, limited
+a, b = limited(1), limited(1)
+a.__enter__(); b.__enter__()
+a.__exit__(None, None, None); print(blas_threads())
+b.__exit__(None, None, None); print(blas_threads())
+"""
+    assert in_a_process_with(2, code) == ["1", "2"]
+
+
+@needs_openblas
+def test_shared_work_finds_one_thread_in_the_matrix_library_and_leaves_its_setting():
+    code = """
+from minidl import threads
+print(*threads.share(lambda a, b: threads.blas_threads(), 2), threads.blas_threads())
+"""
+    assert in_a_process_with(2, code) == ["1", "1", "2"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_process_gets_workers_of_its_own():
+    code = """
+import os, warnings
+warnings.simplefilter("ignore")
+from minidl import threads
+threads.use(2)
+print(len(threads.share(lambda a, b: a, 2)), flush=True)
+if os.fork() == 0:
+    print(len(threads.share(lambda a, b: a, 2)), flush=True)
+    os._exit(0)
+os.wait()
+"""
+    assert in_a_process_with(1, code) == ["2", "2"]
