@@ -82,6 +82,7 @@ def window_scatter(
     (kh, kw), (sh, sw) = pair(kernel_size), pair(kernel_size if stride is None else stride)
     rows, columns = place
     framed, y = _around(columns, image, padding, g.dtype)
+    g = _ordered_like(rows, g)
 
     def scatter(part: slice) -> None:
         across = _like(columns[part], columns.shape[2:], g.dtype)
@@ -202,6 +203,15 @@ def _by_images(work: Callable[[slice], None], x: Array) -> None:
 def _like(x: Array, image: Sequence[int], dtype: Any = None) -> Array:
     """An empty array for images of another size, in the memory order of ``x``."""
     return array_module(x).empty_like(x, dtype=dtype, shape=(*x.shape[:2], *image))
+
+
+def _ordered_like(x: Array, g: Array) -> Array:
+    """``g`` in the memory order of ``x``: on the host a copy costs less than passes over two orders at once."""
+    if not is_host_float(g) or all(a * x.itemsize == b * g.itemsize for a, b in zip(g.strides, x.strides, strict=True)):
+        return g
+    ordered = _like(x, x.shape[2:], g.dtype)
+    ordered[...] = g
+    return ordered
 
 
 def _in_frame(x: Array, padding: Pair, value: float) -> Array:
