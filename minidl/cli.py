@@ -355,6 +355,9 @@ def bench_arguments(sub: argparse.ArgumentParser) -> None:
 
 def bench(args: argparse.Namespace) -> int:
     """How long minidl takes for a training step of each workload, and how much memory, on this machine."""
+    if args.backend == "cupy" and _backend("cupy"):  # one that is missing ends with 3 here
+        fix = "leave --backend out, or say numpy"
+        raise CommandError("bench measures on the processor alone", "its workloads are those of NumPy", fix, USAGE)
     runner, report = _benchmarks("runner"), _benchmarks("report")
     say = (lambda line: None) if args.quiet else (lambda line: print(line, file=sys.stderr))
     works, own = report.chosen(args.workloads), runner.own_python()

@@ -104,6 +104,16 @@ def without_cupy(monkeypatch):
     monkeypatch.delenv("MINIDL_BACKEND", raising=False)
 
 
+def test_bench_measures_nothing_in_place_of_a_gpu(without_cupy, tmp_path, capsys, monkeypatch):
+    asked = ["bench", "--backend", "cupy", "--out", str(tmp_path / "out")]
+    assert cli.main(asked) == 3
+    assert "CuPy is not installed" in capsys.readouterr().err
+    monkeypatch.setattr(backend, "device_for", lambda name: "gpu")
+    assert cli.main(asked) == 2
+    assert "bench measures on the processor alone" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("command", [["compare"], ["variance"], ["lesson", "1"]])
 @pytest.mark.parametrize("how", ["option", "environment"])
 def test_a_backend_that_is_not_there_ends_with_3_and_one_message(

@@ -890,7 +890,7 @@ def test_a_rule_that_widens_the_gradient_is_refused_where_it_happens():
         operation(x).sum().backward()
 
 
-@pytest.mark.parametrize("move", [lambda: Tensor([1.0]).to("cuda"), lambda: nn.Linear(1, 1).to("cuda")])
+@pytest.mark.parametrize("move", [lambda: tensor([1.0]).to("cuda"), lambda: nn.Linear(1, 1).to(DEVICE).to("cuda")])
 def test_an_unknown_device_is_told_the_known_ones(move):
     with pytest.raises(ValueError, match="unknown device or dtype 'cuda'; known: cpu, float32, float64, gpu"):
         move()

@@ -161,7 +161,7 @@ def test_an_activation_may_be_given_by_its_class_name(activation):
 
 @pytest.mark.parametrize(("scheme", "shown"), [("orthogonal", "orthogonal"), (None, "glorot_normal")])
 def test_a_printed_model_names_the_scheme_its_weights_have(scheme, shown):
-    model = models.mlp([4, 3, 2], activation="tanh", init=scheme)
+    model = mlp([4, 3, 2], activation="tanh", init=scheme)
     assert str(model).count(f"init={shown}") == 2
     before = model.state_dict()
     init.apply(model, seed=0)  # each layer's own scheme: the same draw

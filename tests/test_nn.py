@@ -651,6 +651,7 @@ def _of_one_shape(shape, *, fan_in, fan_out, rng, dtype=None):
 
 def test_an_initializer_of_ones_own_that_returns_float64_makes_a_float32_layer():
     layer = nn.Linear(3, 2, init=lambda shape, *, fan_in, fan_out, rng, dtype=None: rng.standard_normal(shape))
+    layer.to(DEVICE)
     assert layer.weight.dtype == "float32"
 
 
