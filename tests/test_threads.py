@@ -33,13 +33,15 @@ with limited(1):
     print(blas_threads())
     with limited(2):
         print(blas_threads())
+with limited(2), limited(1), limited(2):
+    print(blas_threads())
 try:
     with limited(1):
         raise ValueError
 except ValueError:
     print(blas_threads())
 """
-    assert in_a_process_with(2, code) == ["2", "1", "1", "2"]
+    assert in_a_process_with(2, code) == ["2", "1", "1", "1", "2"]
 
 
 @needs_openblas

@@ -399,7 +399,7 @@ def _images(n: int, c: int, h: int, w: int, dtype: DType) -> tuple[Array, Array]
 
 def _forward_grid(x: Array, kernel: Sequence[int], stride: Ints, padding: Ints, out: Ints, o: int) -> Grid:
     (_, c, _, w), (sh, sw), (ph, pw) = x.shape, stride, padding
-    wide = -(-max(pw + w, (out[1] - 1) * sw + kernel[1] - pw) // sw)
+    wide = -(-(pw + w) // sw)
     kh, kw = -(-kernel[0] // sh), kernel[1]
     return _grid(c, o, kh, kw, sw, w * c, pw * c, wide, -ph, out[0], out[1] * o, sh, 1)
 
