@@ -11,10 +11,8 @@ each other by spinning. What other code in the process has chosen for the matrix
 from __future__ import annotations
 
 import contextvars
-import ctypes
 import functools
 import os
-import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +31,8 @@ SUFFIXES = ("64_", "")
 @functools.cache
 def _openblas() -> tuple[Callable[[], int], Callable[[int], Any]] | None:
     """The functions that read and set OpenBLAS's number of threads, or None where NumPy stands on something else."""
+    import ctypes  # only now: it takes longer to load than all of minidl's layers
+
     import numpy
 
     root = Path(numpy.__file__).parent
@@ -123,12 +123,18 @@ def count() -> int:
 class _Worker:
     """A thread that waits for work. It takes one call at a time and hands back the result, or the error it met."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        import queue  # when the first thread is needed: `import minidl` shall stay quick
+
+        self.number = number
         self.calls: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
         self.results: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
         threading.Thread(target=self._loop, name="minidl", daemon=True).start()
 
     def _loop(self) -> None:
+        if hasattr(os, "sched_setaffinity"):  # a core of its own: woken on the caller's, it would only wait there
+            cores = sorted(os.sched_getaffinity(0))
+            os.sched_setaffinity(0, {cores[self.number % len(cores)]})
         while True:
             self.results.put(_outcome(self.calls.get()))
 
@@ -187,7 +193,7 @@ def share(work: Callable[[int, int], T], length: int, least: int = 1) -> list[T]
 def _in_parallel(calls: Sequence[Callable[[], T]]) -> list[tuple[T | None, BaseException | None]]:
     """The first call here, the others in the workers."""
     while len(_workers) < len(calls) - 1:
-        _workers.append(_Worker())
+        _workers.append(_Worker(len(_workers) + 1))
     helpers = _workers[: len(calls) - 1]
     for worker, call in zip(helpers, calls[1:], strict=True):
         worker.calls.put(functools.partial(contextvars.copy_context().run, call))  # np.errstate is the caller's
