@@ -9,7 +9,6 @@ import numpy as np
 
 from minidl import threads
 from minidl.backend import Array, array_module
-from minidl.ops.nonlinear import only_where
 from minidl.ops.reduce import channel_rows, from_channel_rows, is_host_float, mean, row_sum, sum, var
 from minidl.tensor import op
 
@@ -54,7 +53,6 @@ def batch_norm(
     bias: Array | None = None,
     *,
     eps: float = 1e-5,
-    relu: bool = False,
     observe: Callable[[Array, Array], None] | None = None,
 ) -> Array:
     """Batch normalization in training: each channel (axis 1) normalized over the batch and all places, then scaled.
@@ -64,7 +62,6 @@ def batch_norm(
         weight: γ (C,) or None.
         bias: β (C,) or None.
         eps: added to the variance.
-        relu: whether the rectifier ``max(y, 0)`` follows, in the same pass over the memory.
         observe: is told mean and (biased) variance of every channel, two arrays (C,).
 
     Raises:
@@ -77,9 +74,8 @@ def batch_norm(
     if not is_host_float(x):
         if observe is not None:
             observe(x.mean(axis=_all_but_channels(x)), x.var(axis=_all_but_channels(x)))
-        y = plain_batch_norm(x, weight, bias, eps)
-        return (array_module(y).maximum(y, 0) if relu else y), None
-    y, mean, variance, kept = _forward_rows(x, weight, bias, eps, relu)
+        return plain_batch_norm(x, weight, bias, eps), None
+    y, mean, variance, kept = _forward_rows(x, weight, bias, eps)
     if observe is not None:
         observe(mean.astype(x.dtype), variance.astype(x.dtype))
     return y, kept
@@ -87,22 +83,20 @@ def batch_norm(
 
 def _batch_norm_rule(
     g: Any,
-    y: Any,
+    _y: Any,
     x: Any,
     weight: Any = None,
     _bias: Any = None,
     *,
     needs: Sequence[bool],
     eps: float,
-    relu: bool,
     observe: Any,  # noqa: ARG001
     kept: Any,
 ) -> Sequence[Any]:
     """Three gradients from the two sums they share; on Tensors in single operations, which have derivatives."""
     if kept is not None and isinstance(g, np.ndarray):
-        return _backward_rows(g, y if relu else None, weight, kept, needs)
+        return _backward_rows(g, weight, kept, needs)
     axes, per_channel = _all_but_channels(x), (slice(None), *(None,) * (x.ndim - 2))
-    g = g * (y > 0) if relu else g
     z = normalize(x, axes=axes, eps=eps)
     scaled = g if weight is None else g * weight[per_channel]
     wanted = (*needs, False, False)
@@ -168,7 +162,7 @@ def _repeated(per_channel: Array, rows: Array) -> Array:
     return np.tile(per_channel.astype(rows.dtype), rows.shape[1] // len(per_channel))
 
 
-def _forward_rows(x: Array, weight: Array | None, bias: Array | None, eps: float, relu: bool) -> Any:
+def _forward_rows(x: Array, weight: Array | None, bias: Array | None, eps: float) -> Any:
     """The normalized array, mean and variance, and what the rule needs: the rows, their mean and 1/deviation."""
     rows, shift = channel_rows(x), np.zeros(())
     mean, variance = _moments(rows, x.shape[1])
@@ -184,35 +178,29 @@ def _forward_rows(x: Array, weight: Array | None, bias: Array | None, eps: float
     def affine(block: slice) -> None:
         part = np.multiply(rows[block], a, out=y[block])
         part += b
-        if relu:
-            np.maximum(part, 0, out=part)
 
     _in_blocks(affine, rows)
     return from_channel_rows(y, x.shape), shift + mean, variance, (rows, mean, inverse)
 
 
-def _backward_rows(g: Array, y: Array | None, weight: Array | None, kept: Any, needs: Sequence[bool]) -> list[Any]:
-    """The gradients of x, γ and β; ``y`` is the rectified result, whose zeros stop the gradient, or None."""
+def _backward_rows(g: Array, weight: Array | None, kept: Any, needs: Sequence[bool]) -> list[Any]:
+    """The gradients of x, γ and β."""
     rows, mean, inverse = kept
     shape, channels, count = g.shape, len(mean), rows.size // len(mean)
     g = channel_rows(g)
-    positive = None if y is None else channel_rows(y)
-    passed = g if y is None else np.empty_like(rows)
-    if positive is not None:
-        _in_blocks(lambda block: only_where(positive[block] > 0, g[block], out=passed[block]), rows)
-    sum_g, sum_gx = _sums(passed, rows, channels)
+    sum_g, sum_gx = _sums(g, rows, channels)
     sum_gz = inverse * (sum_gx - mean * sum_g)  # z is the normalized x
     grads: list[Any] = [None, sum_gz.astype(rows.dtype), sum_g.astype(rows.dtype)]
     if needs[0]:
         slope = -inverse * sum_gz / count
         a = _repeated(inverse if weight is None else inverse * weight, rows)
         b, c = _repeated(slope, rows), _repeated(-sum_g / count - mean * slope, rows)
-        dx = np.empty_like(rows) if y is None else passed
+        dx = np.empty_like(rows)
 
         def affine(block: slice) -> None:
             part = rows[block] * b
             part += c
-            part += passed[block]
+            part += g[block]
             np.multiply(part, a, out=dx[block])
 
         _in_blocks(affine, rows)
