@@ -7,10 +7,11 @@ from itertools import cycle
 import numpy as np
 
 import minidl
-from minidl import Tensor, init, nn, ops, optim
+from minidl import Tensor, init, nn, ops, optim, threads
 
 from .workloads import RATES, moments, weights_and_batches
 
+use_threads = threads.use
 VERSION = f"minidl {minidl.__version__}, NumPy {np.__version__}"
 
 LAYERS = {
