@@ -16,7 +16,6 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 __all__ = ["blas_threads", "count", "limited", "share", "use"]
@@ -31,7 +30,8 @@ SUFFIXES = ("64_", "")
 @functools.cache
 def _openblas() -> tuple[Callable[[], int], Callable[[int], Any]] | None:
     """The functions that read and set OpenBLAS's number of threads, or None where NumPy stands on something else."""
-    import ctypes  # only now: it takes longer to load than all of minidl's layers
+    import ctypes  # only now: these take longer to load than all of minidl's layers
+    from pathlib import Path
 
     import numpy
 

@@ -19,8 +19,6 @@ __all__ = ["standard_normal", "standard_uniform", "truncated_normal", "truncated
 
 BLOCK = 2**20  # numbers; up to two blocks come from the given generator itself
 
-Draw = Callable[[np.random.Generator, NDArray[Any]], None]  # fills an array of one axis
-
 
 def standard_normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """ξ ~ N(0, 1), drawn as float32 or float64."""
@@ -65,8 +63,13 @@ def _normal(rng: np.random.Generator, out: NDArray[Any]) -> None:
     rng.standard_normal(out=out, dtype=out.dtype)
 
 
-def _drawn(draw: Draw, rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """An array filled by ``draw``, in blocks if it is large."""
+def _drawn(
+    draw: Callable[[np.random.Generator, NDArray[Any]], None],
+    rng: np.random.Generator,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+) -> NDArray[Any]:
+    """An array filled by ``draw(generator, array of one axis)``, in blocks if it is large."""
     values = np.empty(math.prod(shape), dtype)
     if values.size <= 2 * BLOCK:
         draw(rng, values)
