@@ -61,17 +61,19 @@ class _Limits:
     """
 
     def __init__(self) -> None:
-        self.lock, self.active, self.before = threading.Lock(), list[int](), 1
+        self.lock, self.before = threading.Lock(), 1
+        self.active: list[int] = []
+        self.sharing: list[int] = []  # those of ``share``, which must not change what another thread counts
 
     def change(self, change: Callable[[int], None], limit: int) -> None:
         """Add (``active.append``) or take away (``active.remove``) a limit, and set what is then the lowest."""
         functions = _openblas()
         with self.lock:
-            if functions is not None and not self.active:
+            if functions is not None and not self.active and not self.sharing:
                 self.before = int(functions[0]())
             change(limit)
             if functions is not None:
-                functions[1](min([self.before, *self.active]))
+                functions[1](min([self.before, *self.active, *self.sharing]))
 
 
 _limits = _Limits()
@@ -80,11 +82,17 @@ _limits = _Limits()
 @contextmanager
 def limited(limit: int) -> Iterator[None]:
     """At most ``limit`` threads for matrix products and for ``share`` inside; outside it is as it was."""
-    _limits.change(_limits.active.append, limit)
+    with _held(_limits.active, limit):
+        yield
+
+
+@contextmanager
+def _held(limits: list[int], limit: int) -> Iterator[None]:
+    _limits.change(limits.append, limit)
     try:
         yield
     finally:
-        _limits.change(_limits.active.remove, limit)
+        _limits.change(limits.remove, limit)
 
 
 # ---------------------------------------------------------------------------------------------------- sharing work
@@ -177,7 +185,7 @@ def share(work: Callable[[int, int], T], length: int, least: int = 1) -> list[T]
     parts = max(1, min(count(), length // max(least, 1)))
     bounds = [length * i // parts for i in range(parts + 1)]
     calls = [functools.partial(work, *bounds[i : i + 2]) for i in range(parts)]
-    with limited(1):
+    with _held(_limits.sharing, 1):
         if parts == 1 or not _free.acquire(blocking=False):
             return [call() for call in calls]
         try:

@@ -165,6 +165,7 @@ b.__exit__(None, None, None); print(blas_threads())
 def test_shared_work_finds_one_thread_in_the_matrix_library_and_leaves_its_setting():
     code = """
 from minidl import threads
+threads.use(2)
 print(*threads.share(lambda a, b: threads.blas_threads(), 2), threads.blas_threads())
 """
     assert in_a_process_with(2, code) == ["1", "1", "2"]

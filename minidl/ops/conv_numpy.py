@@ -23,8 +23,7 @@ from __future__ import annotations
 
 import functools
 import math
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -160,17 +159,18 @@ class Grid:
         (parts, m), (taps, long) = self.cut(columns), self.cut_taps(columns)
         return max(parts * m * self.every, taps * long) + -(-self.span // self.pace)
 
-    def chunks(self, images: int, members: int, itemsize: int) -> Iterator[tuple[slice, slice]]:
+    @functools.cached_property
+    def by_taps(self) -> bool:
+        """Whether the gradient of the weights multiplies pixels, column by column of the kernel, instead of windows."""
+        return self.q == 1 and self.c >= 16
+
+    def chunks(self, images: slice, members: int, itemsize: int) -> Iterator[tuple[slice, slice]]:
         """Images and tiles whose scratch, with so many members on the side of the results, fits into the cache."""
         tile = self.values * self.wide * (self.split * self.pace * self.c + members * self.o) * itemsize
-        fit = max(1, CHUNK // tile)
-        if fit >= self.tiles:
-            for part in _even(images, fit // self.tiles):
-                yield part, slice(0, self.tiles)
-        else:
-            for n in range(images):
-                for part in _even(self.tiles, fit):
-                    yield slice(n, n + 1), part
+        fit, many = max(1, CHUNK // tile), images.stop - images.start
+        for part in _even(many, max(1, fit // self.tiles)):
+            for tiles in _even(self.tiles, fit):
+                yield slice(images.start + part.start, images.start + part.stop), tiles
 
     def into(self, dtype: DType) -> Array:
         """(split·values, split·values): the values of each member's rows, which alternate."""
@@ -206,94 +206,169 @@ def _even(length: int, most: int) -> Iterator[slice]:
 # ---------------------------------------------------------------------------------------------- scratch and its views
 
 
-class _Memory(threading.local):
-    def __init__(self) -> None:
-        self.arrays: dict[tuple[str, DType], Array] = {}
-
-
-_memory = _Memory()
-
-
-def _scratch(role: str, shape: tuple[int, ...], dtype: DType) -> Array:
-    """Memory of this thread that is used again and again: for each role as much as its largest use so far."""
-    size = math.prod(shape)
-    kept = _memory.arrays.get((role, dtype))
-    if kept is None or kept.size < size:
-        kept = _memory.arrays[role, dtype] = np.empty(size, dtype)
-    return kept[:size].reshape(shape)
-
-
 def _view(array: Array, shape: tuple[int, ...], strides: tuple[int, ...], start: int = 0) -> Array:
     """A view of a contiguous array, strides and start in elements. NumPy checks that it stays inside."""
     size = array.itemsize
     return np.ndarray(shape, array.dtype, array, start * size, tuple(s * size for s in strides))
 
 
-def _tiled(grid: Grid, scratch: Array, images: int, tiles: int, start: int, width: int) -> Array:
-    """Scratch (a, values, length, c) as (images, tiles, a·values, width), from number ``start`` of every row."""
-    a, values, length, c = scratch.shape
-    row = grid.wide * c
-    return _view(scratch, (images, tiles, a * values, width), (tiles * row, row, length * c, 1), start)
+class Side:
+    """Scratch (members, values, length, c) for one side of the products, and the views of it that a chunk needs.
+
+    ``rows`` (images, tiles, members·values, width) are the numbers of every row, ``gaps`` everything else.
+    """
+
+    def __init__(self, grid: Grid, memory: Array, members: int, c: int, chunk: Ints, inside: Ints) -> None:
+        (images, tiles), (start, width) = chunk, inside
+        self.columns = columns = images * tiles * grid.wide
+        self.c, self.line, self.shape = c, grid.length(columns) * c, (members, grid.values)
+        self.array = memory[: members * grid.values * self.line]
+        row = grid.wide * c
+        shape, strides = (images, tiles, members * grid.values, width), (tiles * row, row, self.line, 1)
+        self.rows = _view(self.array, shape, strides, start)
+        lines = self.array.reshape(members * grid.values, self.line)
+        inner = lines[:, : columns * c].reshape(members * grid.values, images * tiles, row)
+        gaps = lines[:, columns * c :], inner[:, :, :start], inner[:, :, start + width :]
+        self.gaps = [gap for gap in gaps if gap.size]
+
+    def windows(self, grid: Grid, width: int) -> Array:
+        """Matrices (members, values, parts, phases, m, width): idea 1."""
+        (parts, m), (members, values), line = grid.cut(self.columns), self.shape, self.line
+        every = grid.every * self.c
+        strides = (values * line, line, m * every, grid.q * self.c, every, 1)
+        return _view(self.array, (members, values, parts, grid.every // grid.q, m, width), strides)
+
+    def taps(self, grid: Grid, count: int, width: int) -> Array:
+        """Matrices (members, values, count, parts, m, width): all columns, seen from each of ``count`` pixels."""
+        (parts, m), (members, values), line = grid.cut_taps(self.columns), self.shape, self.line
+        strides = (values * line, line, width, m * self.c, self.c, 1)
+        return _view(self.array, (members, values, count, parts, m, width), strides)
 
 
-def _windows(grid: Grid, scratch: Array, parts: int, m: int, width: int) -> Array:
-    """Scratch (a, values, length, c) as matrices (a, values, parts, phases, m, width): idea 1."""
-    a, values, length, c = scratch.shape
-    every, phases = grid.every, grid.every // grid.q
-    strides = (values * length * c, length * c, m * every * c, grid.q * c, every * c, 1)
-    return _view(scratch, (a, values, parts, phases, m, width), strides)
+class Workspace:
+    """What a chunk of (images, tiles) needs: one side for the images' values, one for the results', and the matrices.
+
+    For the gradient of the weights (``members`` = 0) the matrices are x's, turned round, g's and their products.
+    """
+
+    def __init__(self, memory: Memory, grid: Grid, chunk: Ints, members: int, dtype: DType) -> None:
+        line = grid.values * grid.length(chunk[0] * chunk[1] * grid.wide)
+        column, many = grid.pace * grid.c, max(members, 1)
+        images = memory.array(0, grid.split * line * column, dtype)
+        self.images = Side(grid, images, grid.split, column, chunk, (grid.left, grid.row))
+        results = memory.array(1, many * line * grid.o, dtype)
+        self.results = Side(grid, results, many, grid.o, chunk, (0, grid.out_row))
+        if not members and grid.by_taps:
+            self.a, self.b = self.images.taps(grid, grid.kw, grid.c), self.results.taps(grid, 1, grid.o)
+        else:
+            self.a = self.images.windows(grid, grid.span * grid.c)
+            self.b = self.results.windows(grid, grid.q * grid.o)
+        if not members:
+            self.a = self.a.swapaxes(-1, -2)
+            shape = (*self.a.shape[:5], self.b.shape[5])
+            self.products = memory.array(2, math.prod(shape), dtype)[: math.prod(shape)].reshape(shape)
 
 
-def _clear(scratch: Array, columns: int, wide: int, start: int, width: int) -> None:
-    """Zeros wherever ``_tiled`` with the same start and width does not reach."""
-    a, values, length, c = scratch.shape
-    scratch[:, :, columns:] = 0
-    rows = scratch.reshape(a * values, length * c)[:, : columns * c].reshape(a * values, columns // wide, wide * c)
-    rows[:, :, :start] = 0
-    rows[:, :, start + width :] = 0
+class Memory:
+    """Scratch of one part of a call, used again by later calls: as much as the largest needed, and views by shape."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[tuple[int, DType], Array] = {}
+        self.workspaces: dict[Any, Workspace] = {}
+
+    def array(self, role: int, size: int, dtype: DType) -> Array:
+        """At least ``size`` numbers; each role has its own."""
+        kept = self.arrays.get((role, dtype))
+        if kept is None or kept.size < size:
+            self.workspaces.clear()  # they would keep the smaller one alive
+            kept = self.arrays[role, dtype] = np.empty(size, dtype)
+        return kept
+
+    def workspace(self, grid: Grid, chunk: Ints, members: int, dtype: DType) -> Workspace:
+        """The workspace of a shape, made when first asked for."""
+        key = (grid, chunk, members, dtype)
+        found = self.workspaces.get(key)
+        if found is None:
+            if len(self.workspaces) >= 256:
+                self.workspaces.clear()
+            found = self.workspaces[key] = Workspace(self, grid, chunk, members, dtype)
+        return found
+
+
+_free: list[Memory] = []  # not in use now; taking and giving back is one step for the interpreter
+
+
+def _take() -> Memory:
+    try:
+        return _free.pop()
+    except IndexError:
+        return Memory()
 
 
 # ------------------------------------------------------------------------------------------------------- the products
 
+# A call that waits to be made. All are prepared first: a thread that would prepare its own holds the interpreter, for
+# which the others wait at their next call; this cost more than the second thread brought.
+Call: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...]]
 
-def _spread(matrix: Array, x: Array, step: int, start: int, out: Array) -> None:
+
+def _run(grid: Grid, images: int, calls: Callable[[Memory, slice], Iterator[Call]]) -> None:
+    """Make the calls for all images, in parts that share out the images among the threads."""
+    columns = grid.tiles * grid.values * grid.split * grid.made * grid.wide
+    least = max(1, SHARED // (columns * (grid.kw * grid.c * grid.o + COLUMN)))
+    parts = list(_even(images, max(least, -(-images // threads.count()))))
+    memories = [_take() for _ in parts]
+    try:
+        prepared = [list(calls(memory, part)) for memory, part in zip(memories, parts, strict=True)]
+
+        def work(first: int, stop: int) -> None:
+            for part in prepared[first:stop]:
+                for function, arguments in part:
+                    function(*arguments)
+
+        threads.share(work, len(parts))
+    finally:
+        _free.extend(reversed(memories))
+
+
+def _zero(side: Side) -> Iterator[Call]:
+    for gap in side.gaps:
+        yield gap.fill, (0,)
+
+
+def _spread(matrix: Array, x: Array, step: int, start: int, out: Array) -> Iterator[Call]:
     """``out[n, t, e] = Σ_i matrix[e, i] x[n, start + t·step + i]`` for rows x (n, H, ·); rows outside are zero."""
-    h, taps, tiles = x.shape[1], matrix.shape[1], out.shape[1]
+    (n, h, row), taps, tiles = x.shape, matrix.shape[1], out.shape[1]
     first = min(tiles, max(0, -(start // step)))
     last = min(tiles, max(first, (h - start - taps) // step + 1))
     if last > first:
-        sn, sh, sw = x.strides
-        shape = (x.shape[0], last - first, taps, x.shape[2])
-        inside = np.lib.stride_tricks.as_strided(x[:, start + first * step :], shape, (sn, step * sh, sh, sw))
-        np.matmul(matrix, inside, out=out[:, first:last])
+        strides = (h * row, step * row, row, 1)
+        inside = _view(x, (n, last - first, taps, row), strides, (start + first * step) * row)
+        yield np.matmul, (matrix, inside, out[:, first:last])
     for t in (*range(first), *range(last, tiles)):
         top = start + t * step
         low, high = max(0, top), min(h, top + taps)
         if low < high:
-            np.matmul(matrix[:, low - top : high - top], x[:, low:high], out=out[:, t])
+            yield np.matmul, (matrix[:, low - top : high - top], x[:, low:high], out[:, t])
         else:
-            out[:, t] = 0
+            yield out[:, t].fill, (0,)
 
 
-def _gather(matrix: Array, values: Array, y: Array) -> None:
+def _gather(matrix: Array, values: Array, y: Array) -> Iterator[Call]:
     """``y[n, t·step + s] = Σ_e matrix[s, e] values[n, t, e]`` for rows y (n, H', ·); the last tile may hang over."""
     step, whole = matrix.shape[0], y.shape[1] // matrix.shape[0]
     if whole:
-        np.matmul(matrix, values[:, :whole], out=y[:, : whole * step].reshape(y.shape[0], whole, step, -1))
+        yield np.matmul, (matrix, values[:, :whole], y[:, : whole * step].reshape(len(y), whole, step, -1))
     rest = y[:, whole * step :]
     if rest.shape[1]:
-        np.matmul(matrix[: rest.shape[1]], values[:, whole], out=rest)
+        yield np.matmul, (matrix[: rest.shape[1]], values[:, whole], rest)
 
 
-def _stage(grid: Grid, x: Array, into: Array, images: slice, tiles: slice) -> Array:
-    """The values of rows x (N, H, ·) in scratch (split, values, length, pace·c), with zeros around them."""
-    n, t = images.stop - images.start, tiles.stop - tiles.start
-    columns = n * t * grid.wide
-    scratch = _scratch("x", (grid.split, grid.values, grid.length(columns), grid.pace * grid.c), x.dtype)
-    _clear(scratch, columns, grid.wide, grid.left, grid.row)
+def _stage(grid: Grid, x: Array, into: Array, first: int, side: Side) -> Iterator[Call]:
+    """The values of rows x (n, H, ·) from tile ``first`` on, with zeros around them."""
+    yield from _zero(side)
     step = grid.split * grid.step
-    _spread(into, x[images], step, grid.top + tiles.start * step, _tiled(grid, scratch, n, t, grid.left, grid.row))
-    return scratch
+    yield from _spread(into, x, step, grid.top + first * step, side.rows)
 
 
 def _kernel_values(grid: Grid, w: Array) -> Array:
@@ -311,75 +386,47 @@ def _kernel_values(grid: Grid, w: Array) -> Array:
 def _correlate(grid: Grid, x: Array, w: Array, bias: Array | None, y: Array) -> None:
     """Rows x (N, H, ·) and weights (a, kh, kw, c, o) -> rows y (N, H', ·), with a row of biases added."""
     u, into, out = _kernel_values(grid, w), grid.into(x.dtype), grid.out(x.dtype)
+    step = grid.made * grid.step
 
-    def part(first: int, stop: int) -> None:
-        mine, results = x[first:stop], y[first:stop]
-        for images, tiles in grid.chunks(stop - first, len(u), x.itemsize):
-            n, t = images.stop - images.start, tiles.stop - tiles.start
-            scratch = _stage(grid, mine, into, images, tiles)
-            products = _scratch("y", (len(u), grid.values, scratch.shape[2], grid.o), x.dtype)
-            parts, m = grid.cut(n * t * grid.wide)
-            windows = _windows(grid, scratch, parts, m, grid.span * grid.c)
-            np.matmul(windows, u, out=_windows(grid, products, parts, m, grid.q * grid.o))
-            step = grid.made * grid.step
-            rows = results[images, tiles.start * step : tiles.stop * step]
-            _gather(out, _tiled(grid, products, n, t, 0, grid.out_row), rows)
+    def calls(memory: Memory, part: slice) -> Iterator[Call]:
+        for images, tiles in grid.chunks(part, len(u), x.itemsize):
+            chunk = images.stop - images.start, tiles.stop - tiles.start
+            space = memory.workspace(grid, chunk, len(u), x.dtype)
+            yield from _stage(grid, x[images], into, tiles.start, space.images)
+            yield np.matmul, (space.a, u, space.b)
+            rows = y[images, tiles.start * step : tiles.stop * step]
+            yield from _gather(out, space.results.rows, rows)
             if bias is not None:
-                rows += bias
+                yield np.add, (rows, bias, rows)
 
-    threads.share(part, len(x), _least(grid))
+    _run(grid, len(x), calls)
 
 
 def _correlate_weights(grid: Grid, x: Array, g: Array) -> Array:
     """Rows x (N, H, ·) and g (N, H', ·) -> the gradient of the weights (split, kh, kw, c, o)."""
     _, kern, out = _transforms(grid.step, grid.kh, x.dtype)
     into, spread = grid.into(x.dtype), np.ascontiguousarray(out.T)
+    sums: list[Array] = []  # of every chunk
 
-    def part(first: int, stop: int) -> Array:
-        total: Array = 0
-        for images, tiles in grid.chunks(stop - first, 1, x.itemsize):
-            n, t = images.stop - images.start, tiles.stop - tiles.start
-            scratch = _stage(grid, x[first:stop], into, images, tiles)
-            columns = n * t * grid.wide
-            values = _scratch("y", (1, grid.values, scratch.shape[2], grid.o), x.dtype)
-            _clear(values, columns, grid.wide, 0, grid.out_row)
-            target = _tiled(grid, values, n, t, 0, grid.out_row)
-            _spread(spread, g[first:stop][images], grid.step, tiles.start * grid.step, target)
-            total = total + (_by_taps if grid.q == 1 and grid.c >= 16 else _by_windows)(grid, scratch, values, columns)
-        return total
+    def calls(memory: Memory, part: slice) -> Iterator[Call]:
+        for images, tiles in grid.chunks(part, 1, x.itemsize):
+            chunk = images.stop - images.start, tiles.stop - tiles.start
+            space = memory.workspace(grid, chunk, 0, x.dtype)
+            yield from _stage(grid, x[images], into, tiles.start, space.images)
+            yield from _zero(space.results)
+            yield from _spread(spread, g[images], grid.step, tiles.start * grid.step, space.results.rows)
+            yield np.matmul, (space.a, space.b, space.products)
+            axes = (3,) if grid.by_taps else (2, 3)
+            sums.append(np.empty([n for i, n in enumerate(space.products.shape) if i not in axes], x.dtype))
+            yield np.add.reduce, (space.products, axes, None, sums[-1])
 
-    parts = threads.share(part, len(x), _least(grid))
-    u = functools.reduce(np.add, parts)
+    _run(grid, len(x), calls)
+    u = functools.reduce(np.add, sums)
+    if not grid.by_taps:  # of each window's q results those of the same pixel
+        u = u.reshape(grid.split, grid.values, grid.span, grid.c, grid.q, grid.o)
+        starts = enumerate(range(0, grid.q * grid.pace, grid.pace))
+        u = functools.reduce(np.add, [u[:, :, j : j + grid.kw, :, i] for i, j in starts])
     return (kern.T @ u.reshape(grid.split, grid.values, -1)).reshape(grid.split, grid.kh, grid.kw, grid.c, grid.o)
-
-
-def _by_taps(grid: Grid, scratch: Array, values: Array, columns: int) -> Array:
-    """(split, values, kw, c, o): for every column of the kernel, all pixels times the results they contribute to."""
-    parts, m = grid.cut_taps(columns)
-    a, e, length, column = scratch.shape
-    c, o = grid.c, grid.o
-    strides = (e * length * column, length * column, c, m * column, 1, column)
-    pixels = _view(scratch, (a, e, grid.kw, parts, c, m), strides)
-    results = _view(values, (1, e, 1, parts, m, o), (0, length * o, 0, m * o, o, 1))
-    return np.matmul(pixels, results, out=_scratch("w", (a, e, grid.kw, parts, c, o), scratch.dtype)).sum(axis=3)
-
-
-def _by_windows(grid: Grid, scratch: Array, values: Array, columns: int) -> Array:
-    """The same by windows times the q results of each; the q shifts are added up."""
-    parts, m = grid.cut(columns)
-    windows = _windows(grid, scratch, parts, m, grid.span * grid.c).swapaxes(-1, -2)
-    results = _windows(grid, values, parts, m, grid.q * grid.o)
-    shape = (*windows.shape[:4], grid.span * grid.c, grid.q * grid.o)
-    products = np.matmul(windows, results, out=_scratch("w", shape, scratch.dtype)).sum(axis=(2, 3))
-    shifted = products.reshape(*windows.shape[:2], grid.span, grid.c, grid.q, grid.o)
-    starts = [i * grid.pace for i in range(grid.q)]
-    return functools.reduce(np.add, [shifted[:, :, j : j + grid.kw, :, i] for i, j in enumerate(starts)])
-
-
-def _least(grid: Grid) -> int:
-    """The fewest images that are worth a thread."""
-    columns = grid.tiles * grid.values * grid.split * grid.made * grid.wide
-    return max(1, SHARED // (columns * (grid.kw * grid.c * grid.o + COLUMN)))
 
 
 # ------------------------------------------------------------------------------------------------------- the three
