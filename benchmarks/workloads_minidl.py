@@ -7,11 +7,10 @@ from itertools import cycle
 import numpy as np
 
 import minidl
-from minidl import Tensor, init, nn, ops, optim, threads
+from minidl import Tensor, init, nn, ops, optim
 
 from .workloads import RATES, moments, weights_and_batches
 
-use_threads = threads.use
 VERSION = f"minidl {minidl.__version__}, NumPy {np.__version__}"
 
 LAYERS = {

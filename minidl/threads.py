@@ -1,8 +1,10 @@
 """The threads of minidl's kernels and of the matrix library under NumPy: how many there are, and how work is shared.
 
-A kernel on the host is *shared*: the batch is cut into one part per thread, every thread computes its part with NumPy,
-which lets go of the interpreter while it computes, and the matrix library keeps to one thread meanwhile. ``use(n)`` or
-the environment's MINIDL_THREADS sets how many; else it is as many as the matrix library would use itself.
+A kernel on the host can be *shared*: the batch is cut into one part per thread, every thread computes its part with
+NumPy, which lets go of the interpreter while it computes, and the matrix library keeps to one thread meanwhile. That is
+asked for, with ``use(n)`` or the environment's MINIDL_THREADS: handing work over takes some 60 microseconds, and the
+matrix library's own threads, which spin for a while after each product, are in the way. So give them one thread too:
+``OPENBLAS_NUM_THREADS=1 MINIDL_THREADS=2``. What each choice brings is in docs/speed.md.
 
 For small matrices a second thread costs more than it brings, and on a busy machine ten times more: the threads wait for
 each other by spinning. What other code in the process has chosen for the matrix library is put back afterwards.
@@ -111,7 +113,7 @@ _chosen: list[int | None] = []  # what use() was told; empty until the environme
 
 
 def use(threads: int | None) -> None:
-    """Compute with so many threads from now on; None: as many as the matrix library uses.
+    """Share kernels among so many threads from now on; None: as if nobody had asked.
 
     Raises:
         ValueError: fewer than one.
@@ -121,30 +123,56 @@ def use(threads: int | None) -> None:
     _chosen[:] = [threads]
 
 
-def count() -> int:
-    """How many threads ``share`` cuts work for here and now."""
+def count(otherwise: int = 1) -> int:
+    """How many threads ``share`` cuts work for here and now; ``otherwise``, where nobody has asked for a number."""
     if not _chosen:
         _chosen[:] = [_from_environment()]
-    return min([_chosen[0] or blas_threads() or 1, *_limits.active])
+    return min([_chosen[0] or otherwise, *_limits.active])
 
 
 class _Worker:
     """A thread that waits for work. It takes one call at a time and hands back the result, or the error it met."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self) -> None:
         import queue  # when the first thread is needed: `import minidl` shall stay quick
 
-        self.number = number
         self.calls: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
         self.results: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
-        threading.Thread(target=self._loop, name="minidl", daemon=True).start()
+        self.core: int | None = None  # where it was told to run
+        self.thread = threading.Thread(target=self._loop, name="minidl", daemon=True)
+        self.thread.start()
 
     def _loop(self) -> None:
-        if hasattr(os, "sched_setaffinity"):  # a core of its own: woken on the caller's, it would only wait there
-            cores = sorted(os.sched_getaffinity(0))
-            os.sched_setaffinity(0, {cores[self.number % len(cores)]})
         while True:
             self.results.put(_outcome(self.calls.get()))
+
+    def run_on(self, core: int) -> None:
+        """Keep to this core from now on."""
+        if core != self.core and self.thread.native_id is not None:
+            os.sched_setaffinity(self.thread.native_id, {core})
+            self.core = core
+
+
+@functools.cache
+def _current_core() -> Callable[[], int] | None:
+    """The function that says on which core the caller runs; None where the system has none."""
+    if not hasattr(os, "sched_setaffinity"):
+        return None
+    import ctypes
+
+    return getattr(ctypes.CDLL(None), "sched_getcpu", None)
+
+
+def _spread(workers: Sequence[_Worker]) -> None:
+    """Send each worker to a core that is neither the caller's nor another worker's, as far as there are enough.
+
+    Left to itself, a worker is often woken on the core of the thread that woke it, and waits there until that is done.
+    """
+    where = _current_core()
+    if where is not None:
+        cores = sorted(os.sched_getaffinity(0) - {where()})
+        for i, worker in enumerate(workers if cores else ()):
+            worker.run_on(cores[i % len(cores)])
 
 
 def _outcome(call: Callable[[], T]) -> tuple[T | None, BaseException | None]:
@@ -168,7 +196,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def share(work: Callable[[int, int], T], length: int, least: int = 1) -> list[T]:
+def share(work: Callable[[int, int], T], length: int, least: int = 1, otherwise: int = 1) -> list[T]:
     """``work(start, stop)`` on consecutive parts of ``range(length)``, one per thread; the results in order.
 
     The parts depend on ``count()`` alone. Where the workers are busy with another thread's work (or this is a worker),
@@ -178,15 +206,18 @@ def share(work: Callable[[int, int], T], length: int, least: int = 1) -> list[T]
         work: must be safe to run in several threads on different parts.
         length: for example the size of the batch.
         least: the smallest part worth a thread.
+        otherwise: threads to use where nobody has asked for a number.
 
     Raises:
         Whatever ``work`` raises, after all parts have ended.
     """
-    parts = max(1, min(count(), length // max(least, 1)))
+    parts = max(1, min(count(otherwise), length // max(least, 1)))
     bounds = [length * i // parts for i in range(parts + 1)]
     calls = [functools.partial(work, *bounds[i : i + 2]) for i in range(parts)]
+    if parts == 1:
+        return [work(0, length)]
     with _held(_limits.sharing, 1):
-        if parts == 1 or not _free.acquire(blocking=False):
+        if not _free.acquire(blocking=False):
             return [call() for call in calls]
         try:
             outcomes = _in_parallel(calls)
@@ -201,8 +232,9 @@ def share(work: Callable[[int, int], T], length: int, least: int = 1) -> list[T]
 def _in_parallel(calls: Sequence[Callable[[], T]]) -> list[tuple[T | None, BaseException | None]]:
     """The first call here, the others in the workers."""
     while len(_workers) < len(calls) - 1:
-        _workers.append(_Worker(len(_workers) + 1))
+        _workers.append(_Worker())
     helpers = _workers[: len(calls) - 1]
+    _spread(helpers)
     for worker, call in zip(helpers, calls[1:], strict=True):
         worker.calls.put(functools.partial(contextvars.copy_context().run, call))  # np.errstate is the caller's
     own = _outcome(calls[0])

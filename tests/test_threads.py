@@ -185,3 +185,21 @@ if os.fork() == 0:
 os.wait()
 """
     assert in_a_process_with(1, code) == ["2", "2"]
+
+
+def test_where_nobody_asks_kernels_are_not_shared(monkeypatch):
+    monkeypatch.delenv("MINIDL_THREADS", raising=False)
+    monkeypatch.setattr(threads, "_chosen", [])
+    assert threads.share(lambda start, stop: (start, stop), 4) == [(0, 4)]
+    assert threads.share(lambda start, stop: (start, stop), 4, otherwise=2) == [(0, 2), (2, 4)]
+
+
+@pytest.mark.skipif(threads._current_core() is None, reason="threads cannot be sent to a core here")
+def test_a_worker_never_runs_on_the_core_of_its_caller(two_threads):
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core")
+    where = threads._current_core()
+    threads.share(lambda start, stop: None, 2)
+    (worker,) = threads._workers[:1]
+    assert os.sched_getaffinity(worker.thread.native_id) == {worker.core}
+    assert len(os.sched_getaffinity(0)) >= 2 and where is not None  # the caller is as free as it was
