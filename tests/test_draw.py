@@ -242,3 +242,11 @@ def test_text_is_black_on_white_also_in_a_dark_style(report):
     texts = [ax.title, ax.xaxis.label, *ax.get_xticklabels(), *ax.get_yticklabels(), *ax.get_legend().get_texts()]
     assert {to_hex(text.get_color()) for text in texts} == {"#000000"}
     assert to_hex(ax.figure.get_facecolor()) == to_hex(ax.get_facecolor()) == "#ffffff"
+
+
+@pytest.mark.parametrize("depth", [2, 5, 20, 50])
+def test_layers_are_ticked_at_whole_numbers(depth):
+    ax = lab.plot_ladders({"a": [1.0] * depth})
+    ticks = ax.get_xticks()
+    assert np.array_equal(ticks, np.round(ticks))
+    plt.close(ax.figure)
