@@ -31,6 +31,11 @@ __all__ = [
     "to_host",
 ]
 
+# The C library of Linux gives freed arrays back to the system at once, until it has seen a large one come and go; then
+# it keeps up to 64 MB for the next arrays. A training step takes and frees the same arrays over and over, and taking
+# them from the system costs up to half of its time. So one comes and goes here; its pages are never touched.
+np.empty((32 << 20) - (64 << 10), np.uint8)
+
 Array: TypeAlias = Any  # an array of any registered library; Any, because no common static type exists
 
 

@@ -1,10 +1,13 @@
 """The threads of minidl's kernels and of the matrix library under NumPy: how many there are, and how work is shared.
 
-A kernel on the host can be *shared*: the batch is cut into one part per thread, every thread computes its part with
-NumPy, which lets go of the interpreter while it computes, and the matrix library keeps to one thread meanwhile. That is
-asked for, with ``use(n)`` or the environment's MINIDL_THREADS: handing work over takes some 60 microseconds, and the
-matrix library's own threads, which spin for a while after each product, are in the way. So give them one thread too:
-``OPENBLAS_NUM_THREADS=1 MINIDL_THREADS=2``. What each choice brings is in docs/speed.md.
+A large kernel on the host is *shared*: the batch is cut into one part per thread, every thread computes its part with
+NumPy, which lets go of the interpreter while it computes, and the matrix library keeps to one thread meanwhile. There
+are as many threads as the matrix library has (OMP_NUM_THREADS, OPENBLAS_NUM_THREADS), but no more than ``MOST``;
+``use(n)`` or the environment's MINIDL_THREADS say otherwise. Handing work over takes some 50 microseconds, so small
+kernels are not shared. What that brings is in docs/speed.md.
+
+The matrix library's own threads spin for a while after each product, on the cores that minidl's threads want. So once
+a kernel has been shared, dense layers share their products too, or keep to one thread (``sharing``).
 
 For small matrices a second thread costs more than it brings, and on a busy machine ten times more: the threads wait for
 each other by spinning. What other code in the process has chosen for the matrix library is put back afterwards.
@@ -17,10 +20,10 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
-__all__ = ["blas_threads", "count", "limited", "share", "use"]
+__all__ = ["MOST", "blas_threads", "count", "limited", "share", "sharing", "single", "use"]
 
 T = TypeVar("T")
 
@@ -67,6 +70,11 @@ class _Limits:
         self.active: list[int] = []
         self.sharing: list[int] = []  # those of ``share``, which must not change what another thread counts
 
+    def outside(self) -> int:
+        """How many threads the matrix library has when nothing limits it; 1 where it is not OpenBLAS."""
+        with self.lock:
+            return self.before if self.active or self.sharing else blas_threads() or 1
+
     def change(self, change: Callable[[int], None], limit: int) -> None:
         """Add (``active.append``) or take away (``active.remove``) a limit, and set what is then the lowest."""
         functions = _openblas()
@@ -100,6 +108,9 @@ def _held(limits: list[int], limit: int) -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------------- sharing work
 
 
+MOST = 4  # threads, unless more are asked for: they take turns at the interpreter between two calls of NumPy
+
+
 def _from_environment() -> int | None:
     text = os.environ.get("MINIDL_THREADS", "")
     if not text:
@@ -123,11 +134,11 @@ def use(threads: int | None) -> None:
     _chosen[:] = [threads]
 
 
-def count(otherwise: int = 1) -> int:
-    """How many threads ``share`` cuts work for here and now; ``otherwise``, where nobody has asked for a number."""
+def count() -> int:
+    """How many threads ``share`` cuts work for here and now."""
     if not _chosen:
         _chosen[:] = [_from_environment()]
-    return min([_chosen[0] or otherwise, *_limits.active])
+    return min([_chosen[0] or min(_limits.outside(), MOST), *_limits.active])
 
 
 class _Worker:
@@ -196,7 +207,17 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def share(work: Callable[[int, int], T], length: int, least: int = 1, otherwise: int = 1) -> list[T]:
+def sharing() -> bool:
+    """Whether a kernel of this process has been shared among threads, which then wait for more."""
+    return bool(_workers)
+
+
+def single() -> AbstractContextManager[None]:
+    """Matrix products keep to one thread inside."""
+    return _held(_limits.sharing, 1)
+
+
+def share(work: Callable[[int, int], T], length: int, least: int = 1) -> list[T]:
     """``work(start, stop)`` on consecutive parts of ``range(length)``, one per thread; the results in order.
 
     The parts depend on ``count()`` alone. Where the workers are busy with another thread's work (or this is a worker),
@@ -206,12 +227,11 @@ def share(work: Callable[[int, int], T], length: int, least: int = 1, otherwise:
         work: must be safe to run in several threads on different parts.
         length: for example the size of the batch.
         least: the smallest part worth a thread.
-        otherwise: threads to use where nobody has asked for a number.
 
     Raises:
         Whatever ``work`` raises, after all parts have ended.
     """
-    parts = max(1, min(count(otherwise), length // max(least, 1)))
+    parts = max(1, min(count(), length // max(least, 1)))
     bounds = [length * i // parts for i in range(parts + 1)]
     calls = [functools.partial(work, *bounds[i : i + 2]) for i in range(parts)]
     if parts == 1:

@@ -271,3 +271,33 @@ def test_the_module_writes_its_json_file(tmp_path):
     assert [r["framework"] for r in (ours, theirs, tuned)] == ["minidl", "torch", "torch_tuned"]
     assert (ours["goal"], theirs["ratio"]) == (0.2, 1.0)
     assert ours["peak_mb_ratio"] > 0
+
+
+# -- the account of a step -----------------------------------------------------------------------------------------
+
+
+def test_the_account_names_each_kernel_and_adds_up_to_the_step():
+    """In a process of its own: the clocks stay around the operations."""
+    command = [sys.executable, "-m", "benchmarks.account", "W2", "--seconds", "0.2"]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    lines = [line.split("  ") for line in answer.stdout.splitlines()[3:] if line]
+    rows = {line[0]: [cell.strip() for cell in line[1:] if cell.strip()] for line in lines}
+    kernels = {"linear", "linear, back", "relu", "relu, back", "cross_entropy", "cross_entropy, back", "optimizer"}
+    assert rows.keys() == kernels | {"rest", "step"}
+    assert (rows["linear"][0], rows["relu, back"][0], rows["optimizer"][0]) == ("2", "1", "1")
+    parts = [float(rows[name][-2 if name == "rest" else 1].rstrip("%")) for name in kernels | {"rest"}]
+    assert sum(parts) == pytest.approx(float(rows["step"][0]), abs=0.01)
+
+
+def test_products_are_counted_by_their_plain_definition():
+    account = cli._benchmarks("account")
+    x, w, y = np.zeros((2, 3, 8, 8)), np.zeros((4, 3, 5, 5)), np.zeros((2, 4, 4, 4))
+    flops = 2 * (2 * 4 * 4 * 4) * (3 * 5 * 5)
+    assert account.counted("conv2d")(y, x, w) == flops
+    assert account.counted("conv2d_input_grad")(x, y, w) == flops
+    assert account.counted("conv2d_weight_grad")(w, x, y) == flops
+    assert account.counted_back("linear")([1, 1, 1], np.zeros((7, 5)), None, np.zeros((7, 3)), np.zeros((5, 3))) == (
+        2 * (2 * 7 * 5 * 3)
+    )
+    assert account.counted("relu")(y, x) == 0

@@ -201,6 +201,18 @@ def test_the_gradient_of_the_rectifier_passes_where_the_result_is_positive(shape
     assert fetch(leaf.grad).dtype == dtype
 
 
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("every", [1, 2])
+def test_the_rectifier_follows_any_order_of_memory(order, every):
+    """Large enough for the long rows, with numbers left over; ``every`` 2: a view with holes."""
+    x, g = (laid_out(image((3, 5, 70, 99), seed, "float32"), order)[:, :, ::every] for seed in (26, 27))
+    leaf = tensor(x, requires_grad=True)
+    y = ops.relu(leaf)
+    y.backward(tensor(g).data)
+    assert np.array_equal(fetch(y), np.maximum(x, 0))
+    assert np.array_equal(fetch(leaf.grad), np.where(x > 0, g, 0))
+
+
 def test_a_result_of_minus_zero_stops_the_gradient():
     leaf = tensor(np.array([-0.0, 0.0, 1.0], "float32"), requires_grad=True)
     ops.relu(leaf).sum().backward()

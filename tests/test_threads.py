@@ -187,11 +187,47 @@ os.wait()
     assert in_a_process_with(1, code) == ["2", "2"]
 
 
-def test_where_nobody_asks_kernels_are_not_shared(monkeypatch):
-    monkeypatch.delenv("MINIDL_THREADS", raising=False)
-    monkeypatch.setattr(threads, "_chosen", [])
-    assert threads.share(lambda start, stop: (start, stop), 4) == [(0, 4)]
-    assert threads.share(lambda start, stop: (start, stop), 4, otherwise=2) == [(0, 2), (2, 4)]
+@needs_openblas
+def test_where_nobody_asks_there_are_as_many_threads_as_the_matrix_library_has_but_few():
+    code = """
+from minidl import threads
+from minidl.threads import limited
+print(threads.count())
+with limited(1):
+    print(threads.count())
+print(*threads.share(lambda a, b: threads._limits.outside(), 2))
+"""
+    assert in_a_process_with(2, code) == ["2", "1", "2", "2"]
+    assert in_a_process_with(1, "from minidl import threads; print(threads.count())") == ["1"]
+
+
+def test_a_machine_of_many_cores_gives_few_threads_unless_asked(monkeypatch):
+    monkeypatch.setattr(threads, "_chosen", [None])
+    monkeypatch.setattr(threads._limits, "outside", lambda: 32)
+    assert threads.count() == threads.MOST
+    monkeypatch.setattr(threads, "_chosen", [32])
+    assert threads.count() == 32
+
+
+@needs_openblas
+def test_dense_layers_leave_the_cores_to_the_workers_once_there_are_some():
+    code = """
+import numpy as np
+from minidl import ops, threads
+x, w, g = (np.random.default_rng(0).standard_normal((300, 300), dtype="float32") for _ in range(3))
+seen = []
+matmul = np.matmul
+def watched(*args, **how):
+    seen.append(threads.blas_threads())
+    return matmul(*args, **how)
+np.matmul = watched
+before = ops.linear(x, w)
+print(len(seen))
+threads.share(lambda a, b: None, 2)
+after = ops.linear(x, w)
+print(seen, threads.blas_threads(), np.abs(before - after).max() < 1e-3)
+"""
+    assert in_a_process_with(2, code) == ["0", "[1,", "1]", "2", "True"]
 
 
 @pytest.mark.skipif(threads._current_core() is None, reason="threads cannot be sent to a core here")

@@ -80,5 +80,5 @@ def _drawn(
         for i in range(first, stop):
             draw(np.random.Generator(np.random.SFC64(seeds[i])), values[i * BLOCK : (i + 1) * BLOCK])
 
-    threads.share(part, len(seeds), otherwise=threads.blas_threads() or 1)
+    threads.share(part, len(seeds))
     return values.reshape(shape)

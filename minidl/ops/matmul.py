@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from minidl import threads
 from minidl.backend import Array, array_module
 from minidl.ops.shape import broadcast_to, reshape, swap_last_axes
 from minidl.tensor import op
@@ -55,7 +58,7 @@ def linear(x: Array, w: Array, b: Array | None = None) -> Array:
     """
     if x.ndim == 0 or x.shape[-1] != w.shape[1]:
         raise ValueError(f"linear: input of shape {x.shape} does not fit weights (out, in) = {w.shape}")
-    y = x @ w.T
+    y = _product(x, w.T)
     if b is not None:
         y += b
     return y
@@ -64,8 +67,8 @@ def linear(x: Array, w: Array, b: Array | None = None) -> Array:
 def _linear_rule(g: Any, _y: Any, x: Any, w: Any, _b: Any = None, *, needs: Sequence[bool]) -> list[Any]:
     rows, wanted = _rows(g), (*needs, False)
     return [
-        g @ w if wanted[0] else None,
-        rows.T @ _rows(x) if wanted[1] else None,
+        _product(g, w) if wanted[0] else None,
+        _product(rows.T, _rows(x)) if wanted[1] else None,
         rows.sum(axis=0) if wanted[2] else None,
     ][: len(needs)]
 
@@ -73,6 +76,23 @@ def _linear_rule(g: Any, _y: Any, x: Any, w: Any, _b: Any = None, *, needs: Sequ
 linear.joint_derivative(_linear_rule)
 linear.example(lambda draw: ((draw.array((2, 3)), draw.array((4, 3)), draw.array((4,))), {}))
 linear.example(lambda draw: ((draw.array((2, 5, 3)), draw.array((4, 3))), {}))
+
+
+SHARED = 8_000_000  # multiplications worth a thread
+
+
+def _product(a: Any, b: Any) -> Any:
+    """``a @ b``. Where minidl's threads are at work, they do it: the matrix library's own would be in their way."""
+    if not threads.sharing() or not (type(a) is type(b) is np.ndarray) or a.ndim != 2:
+        return a @ b
+    y = np.empty((a.shape[0], b.shape[1]), np.result_type(a, b))
+
+    def part(start: int, stop: int) -> None:
+        np.matmul(a[start:stop], b, out=y[start:stop])
+
+    with threads.single():
+        threads.share(part, len(a), least=1 + SHARED // max(1, b.size))
+    return y
 
 
 def _rows(x: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -65,29 +64,34 @@ tanh.example(lambda draw: ((draw.array(),), {}))
 @op
 def relu(x: Array) -> Array:
     """``max(x, 0)``; the derivative at 0 is taken as 0."""
-    if not is_host_float(x) or x.size < 2 * SHARE or x.ndim < 2:
+    if not is_host_float(x) or x.size < LARGE:
         return array_module(x).maximum(x, 0)
-    y = np.empty_like(x)
-    _shared(lambda part: np.maximum(x[part], 0, out=y[part]), x)
+    y = np.empty_like(x)  # in the same order in memory, so that both are one long vector
+    values, out, zeros = x.ravel(order="K"), y.ravel(order="K"), np.zeros(LARGE, x.dtype)
+
+    def part(start: int, stop: int) -> None:  # NumPy compares with a row of zeros in a third of the time of a number
+        whole = stop - (stop - start) % LARGE
+        rows = (-1, LARGE)
+        np.maximum(values[start:whole].reshape(rows), zeros, out=out[start:whole].reshape(rows))
+        np.maximum(values[whole:stop], zeros[: stop - whole], out=out[whole:stop])
+
+    threads.share(part, x.size, least=SHARE)
     return y
 
 
 def _relu_rule(g: Any, y: Any, _x: Any) -> Any:
     if not (is_host_float(g) and is_host_float(y) and g.dtype == y.dtype and g.shape == y.shape):
         return g * (y > 0)
-    if y.size < 2 * SHARE or y.ndim < 2:
+    if y.size < 2 * SHARE or g.strides != y.strides:
         return only_where(y > 0, g)
     dx = np.empty_like(y)
-    _shared(lambda part: only_where(y[part] > 0, g[part], out=dx[part]), y)
+    values, slopes, out = (array.ravel(order="K") for array in (y, g, dx))
+    threads.share(lambda i, j: only_where(values[i:j] > 0, slopes[i:j], out=out[i:j]), y.size, least=SHARE)
     return dx
 
 
+LARGE = 1 << 14  # numbers
 SHARE = 1 << 18  # numbers worth a thread
-
-
-def _shared(work: Callable[[slice], Any], x: Array) -> None:
-    """``work`` on slices of the first axis of ``x``, one per thread."""
-    threads.share(lambda start, stop: work(slice(start, stop)), len(x), least=max(1, SHARE * len(x) // x.size))
 
 
 def only_where(mask: Array, g: Array, out: Array | None = None) -> Array:

@@ -122,8 +122,8 @@ def _batch_norm_example(draw: Any) -> Any:
 # All passes run over rows of k·C numbers (see ``channel_rows``), and are as few as NumPy allows: two sums and then
 # ``x·a + b`` on the way up; two sums and then ``(x·b + c + g)·a`` on the way down.
 
-BLOCK = 1 << 16  # numbers that go through all passes while they are in the cache
-SHARE = 1 << 18  # numbers worth a thread
+BLOCK = 1 << 17  # numbers that go through all passes while they are in the cache
+SHARE = 1 << 17  # numbers worth a thread
 FAR = 5.0  # where |mean| exceeds so many deviations, E[x²] - mean² loses too many digits
 
 
