@@ -393,7 +393,7 @@ def test_an_optimizer_of_another_model_is_refused():
     [
         ({"split": (1, 2)}, r"split is a tuple; .*data.from_arrays\(x, y\) makes one"),
         ({"optimizer": optim.SGD}, r"optimizer is <class .*SGD'>; make one, such as optim.SGD\(model.parameters"),
-        ({"callbacks": [SimpleNamespace(on_epoch_end=print)]}, "any of on_start, on_step, on_epoch, on_end; got"),
+        ({"callbacks": [SimpleNamespace(on_epoch_end=print)]}, "any of on_start, on_step, on_checked, on_epoch, on_end; got"),
         ({"callbacks": [SimpleNamespace]}, "a callback is an object with any of"),
     ],
 )
