@@ -38,7 +38,7 @@ def names() -> list[str]:
     return list(NETWORKS)
 
 
-def build(name: str, **arguments: Any) -> nn.Module:
+def build(name: str, /, **arguments: Any) -> nn.Module:
     """The network of that name: ``build("lenet5", activation="tanh", in_shape=(1, 28, 28), num_classes=10)``.
 
     All take ``activation``, ``init``, ``norm``, ``in_shape``, ``num_classes`` and ``seed``; what else one takes, and

@@ -37,8 +37,8 @@ def vgg(
         name: "vgg11", "vgg13", "vgg16" or "vgg19".
         activation: name of an activation, see ``nn.activation``.
         init: scheme of the weights or rules, as for ``init.apply``; None: the usual one for the activation.
-        norm: batch normalization after every convolution (which keep their biases, though these then do nothing: the form
-            known as "_bn"). Published: none.
+        norm: batch normalization after every convolution (which keep their biases, though these then do nothing; the
+            form known as "_bn"). Published: none.
         in_shape: (C, H, W) of an image, at least 16×16.
         num_classes: number of outputs.
         seed: of the weights.
