@@ -26,7 +26,8 @@ class Summary:
         records: one flat dict per layer in the order of execution: ``layer`` (its path), ``kind``, ``shape`` of its
             output without the batch axis, ``calls`` in one forward pass, ``parameters``, and of a weight with fans
             ``fan_in``, ``fan_out``, ``scheme`` (what the layer declares for its weight) and ``std`` (measured).
-            What does not apply is None; so is the shape of a layer that runs in training alone (``calls`` 0).
+            What does not apply is None; so is the shape of a layer that runs in training alone (``calls`` 0), which is
+            printed as "(training)".
         in_shape: of one input.
         parameters: numbers that are trained, in all.
         buffers: numbers that belong to the state and are not trained, such as running averages.
@@ -38,8 +39,12 @@ class Summary:
     buffers: int
 
     def __str__(self) -> str:
-        rows = [{**r, "shape": "in training alone" if r["shape"] is None else _times(r["shape"])} for r in self.records]
+        rows = [
+            {**r, "layer": _short(r["layer"]), "shape": "(training)" if r["shape"] is None else _times(r["shape"])}
+            for r in self.records
+        ]
         columns = {c: c for c in ("layer", "kind", "shape", "parameters", "fan_in", "fan_out", "scheme", "std")}
+        columns["parameters"] = "params"  # for 100 columns
         buffers = f", and {_grouped(self.buffers)} in running averages" if self.buffers else ""
         total = f"input {_times(self.in_shape)}: {_grouped(self.parameters)} parameters{buffers}"
         return f"{table(rows, columns)}\n{total}"
@@ -129,6 +134,11 @@ def _record(path: str, module: Module, shapes: list[tuple[int, ...]], counted: s
         "scheme": None if weight is None or declared is None else title(declared),
         "std": None if weight is None else float(to_host(weight.data.astype("float64").std())),
     }
+
+
+def _short(path: str, length: int = 24) -> str:
+    """The end of a long path: there it says which layer it is."""
+    return path if len(path) <= length else f"…{path[1 - length :]}"
 
 
 def _times(shape: tuple[int, ...]) -> str:
