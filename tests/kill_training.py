@@ -27,6 +27,9 @@ ROOT = Path(__file__).resolve().parents[1]
 EVERY = 2  # updates between two checkpoints
 STEPS_IN_AN_EPOCH = 10
 
+#: Words of the child after which it is killed, and how often it says each in one write (of a step: once).
+MOMENTS = [("array", 20), ("sync", 2), ("rename", 1), ("step", 1)]
+
 
 # ------------------------------------------------------------------------------------------------------------ the child
 
@@ -145,8 +148,7 @@ def series(kills: int, seed: int, folder: Path, report: Any = print) -> str:
     assert undisturbed.returncode == 0, "the run that nobody disturbed failed"
     lives: list[Life] = []
     for number in range(1, kills + 1):
-        # every third in the middle of the arrays, every third about the renaming, every third anywhere
-        event, most = [("array", 20), ("sync", 2), ("step", 1)][number % 3] if number % 2 else ("rename", 1)
+        event, most = MOMENTS[rng.integers(len(MOMENTS))]
         moment = (int(rng.integers(1, 9)), event, int(rng.integers(1, most + 1)))
         life = live(checkpoint, final, epochs, moment, delay=float(rng.uniform(0, 0.003)))
         assert life.killed, f"kill {number} came too late: the run was over"

@@ -48,7 +48,7 @@ SMALL = {"lenet5": (1, 28, 28), "mlp": (1, 28, 28)}
 @pytest.mark.parametrize("name", models.names())
 def test_every_network_with_every_activation_is_summarised(name, activation):
     shape = SMALL.get(name, (3, 32, 32))
-    model = models.build(name, activation=activation, in_shape=shape, num_classes=10)
+    model = models.build(name, activation=activation, in_shape=shape, num_classes=10).to(DEVICE)
     found = lab.summary(model, shape)
     assert sum(r["parameters"] for r in found.records) == found.parameters == sum(p.size for p in model.parameters())
     assert found.records[-1]["calls"] == 0 or found.records[-1]["shape"] == (10,)
@@ -59,7 +59,7 @@ def test_every_network_with_every_activation_is_summarised(name, activation):
 
 
 def test_layers_that_run_in_training_alone_are_counted_and_say_so():
-    model = models.build("googlenet", in_shape=(3, 32, 32), num_classes=10)
+    model = models.build("googlenet", in_shape=(3, 32, 32), num_classes=10).to(DEVICE)
     found = lab.summary(model, (3, 32, 32))
     silent = [r for r in found.records if r["calls"] == 0]
     assert silent and all(r["layer"].startswith("aux") and r["shape"] is None for r in silent)
@@ -67,7 +67,7 @@ def test_layers_that_run_in_training_alone_are_counted_and_say_so():
 
 
 def test_a_long_path_keeps_its_end():
-    model = nn.Sequential(**{"outer" * 9: nn.Sequential(innermost=nn.Linear(2, 2))})
+    model = nn.Sequential(**{"outer" * 9: nn.Sequential(innermost=nn.Linear(2, 2))}).to(DEVICE)
     assert "…" in str(lab.summary(model, 2)) and "innermost " in str(lab.summary(model, 2))
 
 
@@ -112,14 +112,18 @@ def test_a_block_with_parameters_of_its_own_has_a_line_beside_its_layers():
         (lambda: nn.ConvTranspose2d(2, 3, 2, stride=2), (2, 4, 4), 2 * 3 * 4 + 3),
         (lambda: nn.Concat(nn.Conv2d(2, 3, 1), nn.Identity()), (2, 4, 4), 9),
         (lambda: nn.Residual(nn.Scale(0.5, bias=0.0), activation="relu"), (4,), 2),
-        (lambda: nn.GlobalAvgPool2d(), (2, 4, 4), 0),
         (lambda: nn.BatchNorm1d(4, affine=False), (4,), 0),
     ],
 )
 def test_every_kind_of_layer_can_be_summarised(module, shape, parameters):
-    found = lab.summary(module().to(DEVICE) if parameters else module(), shape)
+    found = lab.summary(module().to(DEVICE), shape)
     assert found.parameters == sum(r["parameters"] for r in found.records) == parameters
     str(found)
+
+
+@pytest.mark.host("without arrays a layer is nowhere")
+def test_a_layer_without_arrays_can_be_summarised():
+    assert [r["shape"] for r in lab.summary(nn.GlobalAvgPool2d(), (2, 4, 4)).records] == [(2,)]
 
 
 def test_nothing_is_left_changed():

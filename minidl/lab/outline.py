@@ -91,9 +91,9 @@ def _own(module: Module) -> Iterator[Parameter]:
 
 
 def _zeros(model: Module, shape: tuple[int, ...]) -> Tensor:
-    parameters = model.parameters()
-    data = np.zeros((1, *shape), parameters[0].dtype if parameters else "float32")
-    return Tensor(to_device(data, device_of(parameters[0].data)) if parameters else data)
+    arrays = [*(p.data for p in model.parameters()), *(array for _, array in model.named_buffers())]
+    data = np.zeros((1, *shape), arrays[0].dtype if arrays else "float32")
+    return Tensor(to_device(data, device_of(arrays[0])) if arrays else data)
 
 
 def _shape(output: Any) -> tuple[int, ...]:
