@@ -155,36 +155,46 @@ def print_json(schema: str, **content: Any) -> None:
 # -- compare and variance: what the schemes do to signal and gradient ----------------------------------------------
 
 
-def _computing_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--seed", type=int, default=0, help="same seed, same numbers (default: %(default)s)")
-    sub.add_argument("--data", default="digits", metavar="NAME", help="data set (default: %(default)s)")
-    sub.add_argument("--depth", type=int, default=20, help="hidden layers (default: %(default)s)")
-    sub.add_argument("--width", type=int, default=100, help="units in each hidden layer (default: %(default)s)")
-
-
 def compare_arguments(sub: argparse.ArgumentParser) -> None:
-    """The arguments of ``minidl compare``."""
-    _computing_arguments(sub)
+    """The arguments of ``minidl compare``; the second group asks for more than the quick comparison."""
+    sub.add_argument("--seed", type=int, default=0, help="same seed, same numbers (default: %(default)s)")
+    sub.add_argument("--data", nargs="+", metavar="NAME", help="data sets (default: digits)")
+    sub.add_argument("--depth", type=int, help="hidden layers of the mlp (default: 20)")
+    sub.add_argument("--width", type=int, help="units in each of them (default: 100)")
     sub.add_argument("--schemes", nargs="+", metavar="NAME", help="default: the eight of the comparison")
     sub.add_argument("--activations", nargs="+", metavar="NAME", help="default: sigmoid tanh relu")
-    sub.add_argument("--epochs", type=int, default=10, help="passes over the training part (default: %(default)s)")
-    sub.add_argument("--lr", type=float, default=0.01, help="learning rate, with momentum 0.9 (default: %(default)s)")
+    sub.add_argument("--epochs", type=int, help="passes over the training part (default: 10)")
+    sub.add_argument("--lr", type=float, help="learning rate, with momentum 0.9 (default: 0.01)")
+    more = sub.add_argument_group("experiments, stored cell by cell", "any of these begins one; see docs/compare.md")
+    more.add_argument("--preset", metavar="NAME", help="article activations losses architectures depth imagenet")
+    more.add_argument("--reduced", action="store_true", help="the preset in its smaller size")
+    more.add_argument("--network", nargs="+", metavar="NAME", help="lenet5 alexnet vgg11 googlenet resnet20 ...")
+    more.add_argument("--losses", nargs="+", metavar="NAME", help="cross_entropy mse")
+    more.add_argument("--optimizers", nargs="+", metavar="NAME:LR", help="adam:1e-3 momentum:1e-2 sgd:1e-2")
+    more.add_argument("--norm", action=argparse.BooleanOptionalAction, help="batch normalization (default: none)")
+    more.add_argument("--seeds", type=int, metavar="N", help="how many, from --seed on")
+    more.add_argument("--batch", type=int, metavar="N", help="images per update (default: 64)")
+    more.add_argument("--train-images", type=int, metavar="N", help="use so many, in each class alike (default: all)")
+    more.add_argument("--steps", type=int, metavar="N", help="end each training after so many updates")
+    more.add_argument("--jobs", type=int, metavar="N", help="cells at a time, each on one thread (default: 1)")
+    more.add_argument("--resume", metavar="DIR", help="go on with the experiment in this folder, or report it anew")
 
 
 def compare(args: argparse.Namespace) -> int:
-    """Train deep networks on handwritten digits, scheme by scheme: one table, one figure, one results file."""
+    """Train deep networks on handwritten digits, scheme by scheme, or run a larger experiment that can be resumed."""
     from minidl import experiment
     from minidl.backend import device_for
+    from minidl.experiment import commands
 
+    if commands.asked(args):
+        return commands.run(args, print_json)
     device = device_for(args.backend)
+    chosen = {"depth": args.depth, "width": args.width, "epochs": args.epochs, "lr": args.lr}
     found = experiment.compare(
         args.schemes,
         tuple(args.activations or experiment.ACTIVATIONS),
-        dataset=args.data,
-        depth=args.depth,
-        width=args.width,
-        epochs=args.epochs,
-        lr=args.lr,
+        dataset=args.data[0] if args.data else "digits",
+        **{name: value for name, value in chosen.items() if value is not None},
         seed=args.seed,
         device=device,
         quiet=args.quiet,
@@ -196,7 +206,10 @@ def compare(args: argparse.Namespace) -> int:
 
 def variance_arguments(sub: argparse.ArgumentParser) -> None:
     """The arguments of ``minidl variance``."""
-    _computing_arguments(sub)
+    sub.add_argument("--seed", type=int, default=0, help="same seed, same numbers (default: %(default)s)")
+    sub.add_argument("--data", default="digits", metavar="NAME", help="data set (default: %(default)s)")
+    sub.add_argument("--depth", type=int, default=20, help="hidden layers (default: %(default)s)")
+    sub.add_argument("--width", type=int, default=100, help="units in each hidden layer (default: %(default)s)")
     sub.add_argument("--activation", default="relu", metavar="NAME", help="default: %(default)s")
     sub.add_argument("--init", default=None, metavar="SCHEME", help="default: the usual one for the activation")
 

@@ -7,14 +7,16 @@ import codecs
 import math
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from numbers import Integral, Real
+from time import monotonic
 from typing import IO, Any, TypeVar
 
 __all__ = ["open_output", "plain", "progress", "table", "to_json", "unknown"]
 
 T = TypeVar("T")
 
+NOTE_EVERY = 0.5  # seconds between two looks at what a progress bar shows besides the count
 WIDTH = 100  # columns of a terminal, of a log file, of a mail
 
 # What an encoding cannot write becomes one of these; the longest match wins.
@@ -134,13 +136,21 @@ def open_output(stream: IO[str]) -> None:
         reconfigure(errors="minidl.plain")
 
 
-def progress(items: Iterable[T], total: int | None = None, label: str = "") -> Iterator[T]:
+def progress(
+    items: Iterable[T],
+    total: int | None = None,
+    label: str = "",
+    start: int = 0,
+    note: Callable[[], str] | None = None,
+) -> Iterator[T]:
     """Yield the items and show how far we are: on stderr, on a terminal only, with tqdm's bar where tqdm is installed.
 
     Args:
         items: what to walk over.
         total: how many there are; default ``len(items)`` where it has a length.
         label: one word in front of the bar.
+        start: how many of ``total`` were done before the first of ``items``.
+        note: what else to show, such as the loss; asked twice a second at most, for the answer may take time.
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
@@ -150,20 +160,44 @@ def progress(items: Iterable[T], total: int | None = None, label: str = "") -> I
     try:
         from tqdm import tqdm
     except ImportError:
-        yield from _count(items, total, label)
-    else:
-        yield from tqdm(items, total=total, desc=label, leave=False, file=sys.stderr, ascii=None)
+        yield from _count(items, total, label, start, note)
+        return
+    with tqdm(total=total, desc=label, initial=start, leave=False, file=sys.stderr, ascii=None) as bar:
+        due = monotonic() + NOTE_EVERY
+        for item in items:
+            yield item
+            if note is not None and monotonic() >= due:
+                bar.set_postfix_str(note(), refresh=False)
+                due = monotonic() + NOTE_EVERY
+            bar.update()
 
 
-def _count(items: Iterable[T], total: int | None, label: str) -> Iterator[T]:
-    """The bar without tqdm: one line that overwrites itself and is wiped at the end."""
-    of_total = "" if total is None else f"/{total}"
+def _count(
+    items: Iterable[T], total: int | None, label: str, start: int, note: Callable[[], str] | None
+) -> Iterator[T]:
+    """The bar without tqdm: one line that overwrites itself twice a second, with the time left, wiped at the end."""
+    import shutil  # here, so that importing minidl stays quick
+
+    began, due, longest = monotonic(), 0.0, 0
+    width = shutil.get_terminal_size().columns - 1
     try:
-        for number, item in enumerate(items, 1):
-            print(f"\r{label} {number}{of_total}", end="", file=sys.stderr, flush=True)
+        for number, item in enumerate(items, start + 1):
+            if (now := monotonic()) >= due:
+                line = f"{label} {number}" + ("" if total is None else f"/{total}")
+                if number > start + 1:
+                    line += "" if note is None else f", {note()}"
+                    line += "" if total is None else f", {_left((now - began) / (number - start - 1), total - number)}"
+                longest = max(longest, len(line := line[:width]))
+                print("\r" + line.ljust(longest), end="", file=sys.stderr, flush=True)
+                due = monotonic() + NOTE_EVERY
             yield item
     finally:
-        print("\r" + " " * (len(label) + 2 * len(of_total) + 12) + "\r", end="", file=sys.stderr, flush=True)
+        print("\r" + " " * longest + "\r", end="", file=sys.stderr, flush=True)
+
+
+def _left(seconds_each: float, items: int) -> str:
+    minutes, seconds = divmod(round(seconds_each * (items + 1)), 60)
+    return f"{minutes}:{seconds:02d} left"
 
 
 def to_json(value: Any) -> str:

@@ -107,6 +107,21 @@ THEORY = {
         ]
         for name, kind in [("normal", "normal"), ("uniform", "uniform"), ("truncated_normal", "cut")]
     },
+    "as_written_gaussian": [
+        ({}, lambda n, m: Law("normal", keeps(RELU, m))),
+        ({"neurons": "fan_in"}, lambda n, m: Law("normal", keeps(RELU, n))),
+        ({"second_argument": "variance"}, lambda n, m: Law("normal", math.sqrt(keeps(RELU, m)))),
+        ({"neurons": "fan_in", "second_argument": "variance"}, lambda n, m: Law("normal", math.sqrt(keeps(RELU, n)))),
+    ],
+    "as_written_xavier": [
+        ({}, lambda n, m: Law("normal", keeps(RELU, n))),
+        ({"activation": "tanh"}, lambda n, m: Law("normal", keeps(1, (n + m) / 2))),
+        ({"activation": "sigmoid"}, lambda n, m: Law("normal", keeps(1, (n + m) / 2))),
+    ],
+    "as_written_xavier_global": [
+        ({}, lambda n, m: Law("normal", 0.0501886)),
+        ({"n": 3, "m": 5}, lambda n, m: Law("normal", 0.5)),
+    ],
     "variance_scaling": [
         ({}, lambda n, m: Law("normal", keeps(1, n))),
         ({"scale": 4, "mode": "fan_out", "distribution": "uniform"}, lambda n, m: Law("uniform", keeps(1 / 4, m))),
@@ -120,6 +135,7 @@ THEORY = {
 }
 CONSTANT = {"zeros": 0.0, "ones": 1.0, "constant": 0.1}
 STRUCTURED = {"orthogonal"}  # entries are not independent: tested in test_init_orthogonal.py
+ONE_SIDED = {"as_written_kaiming"}  # no symmetric law: tested in test_as_written.py
 
 CASES = [
     pytest.param(name, params, law, layer, dtype, id=f"{name}{params or ''}-{label}-{np.dtype(dtype)}")
@@ -161,7 +177,7 @@ def kolmogorov_smirnov(x, cdf):
 
 
 def test_every_registered_scheme_has_a_theory_here():
-    assert set(init.names()) == set(THEORY) | set(CONSTANT) | STRUCTURED
+    assert set(init.names()) == set(THEORY) | set(CONSTANT) | STRUCTURED | ONE_SIDED
 
 
 @pytest.mark.parametrize(("name", "params", "law", "layer", "dtype"), CASES)

@@ -1,6 +1,7 @@
 """Messages, tables, plain signs, progress, JSON."""
 
 import io
+import itertools
 import json
 import sys
 
@@ -103,10 +104,17 @@ def test_progress_is_silent_where_stderr_is_no_terminal(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def tick(monkeypatch, seconds):
+    """Let the clock go on by so much at every look."""
+    clock = itertools.count()
+    monkeypatch.setattr(text, "monotonic", lambda: seconds * next(clock))
+
+
 def test_progress_without_tqdm_counts_on_stderr_and_wipes_its_line(monkeypatch, capsys):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setitem(sys.modules, "tqdm", None)
+    tick(monkeypatch, 1)
     assert list(text.progress(iter("abc"), total=3, label="runs")) == ["a", "b", "c"]
     assert "runs 2/3" in terminal.getvalue()
     assert terminal.getvalue().endswith(" \r")
@@ -120,6 +128,48 @@ def test_progress_with_tqdm_writes_to_stderr_only(monkeypatch, capsys):
     assert list(text.progress(range(3), label="runs")) == [0, 1, 2]
     assert "runs" in terminal.getvalue()
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("tqdm", [True, False])
+def test_progress_shows_the_note_and_asks_for_it_twice_a_second_at_most(tqdm, monkeypatch):
+    if tqdm:
+        pytest.importorskip("tqdm")
+    else:
+        monkeypatch.setitem(sys.modules, "tqdm", None)
+    terminal, asked = Terminal(), []
+    monkeypatch.setattr(sys, "stderr", terminal)
+    tick(monkeypatch, 0.01)  # one or two looks per item: 100 items take 1 to 2 seconds
+    list(text.progress(range(100), label="epoch", note=lambda: asked.append(1) or "loss 0.5"))
+    assert 1 <= len(asked) <= 4
+    assert tqdm or "loss 0.5" in terminal.getvalue()  # tqdm draws by its own clock
+
+
+def test_progress_without_tqdm_says_how_much_time_is_left(monkeypatch):
+    """10 seconds an item: after one of ten items nine are left, 1:30."""
+    terminal, now = Terminal(), [0]
+
+    def items():
+        for i in range(10):
+            yield i
+            now[0] += 10
+
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    monkeypatch.setattr(text, "monotonic", lambda: now[0])
+    list(text.progress(items(), 10, label="epoch"))
+    assert "epoch 2/10, 1:30 left" in terminal.getvalue()
+
+
+@pytest.mark.parametrize("tqdm", [True, False])
+def test_progress_counts_what_was_done_before(tqdm, monkeypatch):
+    if tqdm:
+        pytest.importorskip("tqdm")
+    else:
+        monkeypatch.setitem(sys.modules, "tqdm", None)
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert list(text.progress("ab", total=7, start=5, label="epoch")) == ["a", "b"]
+    assert "6/7" in terminal.getvalue() or "5/7" in terminal.getvalue()
 
 
 def test_progress_is_lazy():

@@ -393,7 +393,10 @@ def test_an_optimizer_of_another_model_is_refused():
     [
         ({"split": (1, 2)}, r"split is a tuple; .*data.from_arrays\(x, y\) makes one"),
         ({"optimizer": optim.SGD}, r"optimizer is <class .*SGD'>; make one, such as optim.SGD\(model.parameters"),
-        ({"callbacks": [SimpleNamespace(on_epoch_end=print)]}, "any of on_start, on_step, on_epoch, on_end; got"),
+        (
+            {"callbacks": [SimpleNamespace(on_epoch_end=print)]},
+            "on_start, on_step, on_checked, on_epoch, on_end; got",
+        ),
         ({"callbacks": [SimpleNamespace]}, "a callback is an object with any of"),
     ],
 )
@@ -674,3 +677,191 @@ def test_a_run_leaves_the_parts_of_its_split_unchanged():
 def test_models_in_float64_are_refused_with_float32_data():
     with pytest.raises(TypeError, match="float"):
         fit(small_model().to("float64"))
+
+
+# ------------------------------------------------------------------------------- several outputs, odd batches, curves
+
+
+class Auxiliary(nn.Module):
+    """A network with a second classifier that helps in training alone."""
+
+    def __init__(self):
+        self.hidden, self.main, self.helper = nn.Linear(6, 8), nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, x):
+        h = self.hidden(x).tanh()
+        return (self.main(h), self.helper(h)) if self.training else self.main(h)
+
+    def training_loss(self, outputs, y, loss):
+        logits, helped = outputs
+        return loss(logits, y) + 0.3 * loss(helped, y)
+
+
+def auxiliary():
+    model = Auxiliary()
+    init.apply(model, seed=0)
+    return model.to(DEVICE)
+
+
+def test_a_models_own_training_loss_is_made_small_and_accuracy_counts_the_first_output():
+    """One step of plain gradient descent against the same step by hand."""
+    model, twin = auxiliary(), auxiliary()
+    x, y = (tensor(array) for array in small_split().train[:])
+    logits, helped = twin.train()(x)
+    value = ops.cross_entropy(logits, y) + 0.3 * ops.cross_entropy(helped, y)
+    value.backward()
+    history = fit(model, optimizer=sgd(model, 0.1, 0.0), epochs=1, batch_size=40)
+    assert history[0]["train_loss"] == pytest.approx(value.item(), rel=1e-6)
+    assert history[0]["train_accuracy"] == (fetch(logits).argmax(axis=1) == fetch(y)).mean()
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        np.testing.assert_allclose(fetch(p), fetch(q.data - 0.1 * q.grad), rtol=1e-4, atol=1e-6)
+
+
+def test_a_bad_value_behind_an_auxiliary_output_is_found_too():
+    model = auxiliary()
+    model.helper.weight.data = model.helper.weight.data * np.float32(math.inf)
+    error, _ = diverging(model)
+    assert (error.step, error.layer) == (1, "helper")
+
+
+def test_a_transform_changes_training_batches_alone():
+    seen = []
+
+    def zero(x, rng):
+        seen.append(x.shape)
+        return np.zeros_like(x)
+
+    model = models.mlp([6, 3], init="zeros").to(DEVICE)
+    plain = train.evaluate(model, small_split().test)
+    (record,) = fit(model, epochs=1, transform=zero)
+    assert seen == [(8, 6)] * STEPS
+    np.testing.assert_array_equal(fetch(model.output.weight), 0)  # inputs of zeros: only the bias has learned
+    assert record["test_loss"] != plain["loss"]
+
+
+def test_with_drop_last_a_smaller_last_batch_is_left_out():
+    sizes = []
+    fit(
+        small_model(),
+        small_split(n=41),
+        epochs=1,
+        drop_last=True,
+        callbacks=[SimpleNamespace(on_step=lambda run: sizes.append(run.batch.count))],
+    )
+    assert sizes == [8] * STEPS
+
+
+def flat_images(n):
+    rng = np.random.default_rng(0)
+    return data.from_arrays(rng.normal(size=(n, 1, 4, 4)).astype(np.float32), np.arange(n) % 3, test=5)
+
+
+@pytest.mark.parametrize(
+    ("n", "options", "examples"), [(41, {}, "41 examples in batches of 8"), (40, {"batch_size": 1}, "batches of 1")]
+)
+def test_a_last_batch_of_one_example_and_batch_norm_are_refused_at_the_start(n, options, examples):
+    steps = []
+    count = SimpleNamespace(on_step=steps.append)
+    with pytest.raises(ValueError, match=f"{examples} leave a last batch of 1, and layer 'norm1' .*drop_last=True or"):
+        fit(small_model(norm=True), small_split(n=n), callbacks=[count], **options)
+    assert not steps
+
+
+def test_a_last_batch_of_one_example_is_trained_where_its_statistics_exist():
+    fit(small_model(), small_split(n=41), epochs=1)  # no batch norm
+    fit(small_model(norm=True), small_split(n=41), epochs=1, drop_last=True)
+    on_a_map = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.GlobalAvgPool2d(), nn.Linear(2, 3)).to(DEVICE)
+    fit(on_a_map, flat_images(30), epochs=1)  # 25 for training: 8, 8, 8, 1; the one image has four places
+    on_a_point = nn.Sequential(nn.Conv2d(1, 2, 4), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, 3)).to(DEVICE)
+    with pytest.raises(ValueError, match="25 examples in batches of 8 leave a last batch of 1, and layer '1'"):
+        fit(on_a_point, flat_images(30), epochs=1)
+
+
+def test_a_run_that_diverges_has_no_end_to_tell():
+    told = []
+    model = armed(7)
+    with np.errstate(all="ignore"), pytest.raises(train.Diverged):
+        fit(model, callbacks=[model.bomb, SimpleNamespace(on_end=told.append)])
+    assert not told
+
+
+@pytest.mark.parametrize(("every", "expected"), [(1, [1, 2, 3, 4, 5, 5]), (2, [2, 4, 5, 5]), (50, [5, 5])])
+def test_a_run_can_be_saved_where_its_values_are_known_and_when_an_epoch_is_over(every, expected, monkeypatch):
+    as_on_a_gpu(monkeypatch, every)
+    checked = []
+    fit(small_model(), epochs=1, callbacks=[SimpleNamespace(on_checked=lambda run: checked.append(run.step))])
+    assert checked == expected
+
+
+def test_a_curve_holds_loss_and_accuracy_of_every_batch():
+    seen, curve = [], train.Curve()
+
+    def loss(logits, y):
+        value = ops.cross_entropy(logits, y)
+        seen.append((value.item(), (fetch(logits).argmax(axis=1) == fetch(y)).mean()))
+        return value
+
+    fit(small_model(), small_split(n=44), epochs=2, callbacks=[curve], loss=loss)
+    training = [*seen[:6], *seen[7:13]]  # each epoch: five batches of 8, one of 4, and the test part
+    assert [(r["epoch"], r["step"]) for r in curve.records] == [(1 + i // 6, 1 + i) for i in range(12)]
+    assert [r["loss"] for r in curve.records] == [value for value, _ in training]
+    assert [r["accuracy"] for r in curve.records] == pytest.approx([accuracy for _, accuracy in training])
+    assert {type(v) for r in curve.records for v in r.values()} == {int, float}
+
+
+def test_a_curve_can_keep_every_kth_step_from_the_first():
+    curve = train.Curve(every=4)
+    fit(small_model(), epochs=2, callbacks=[curve])
+    assert [r["step"] for r in curve.records] == [1, 5, 9]
+    with pytest.raises(ValueError, match="at least 1; got 0"):
+        train.Curve(every=0)
+
+
+def test_a_curve_of_one_score_has_no_accuracy():
+    curve, model = train.Curve(), models.mlp([6, 8, 1], "tanh").to(DEVICE)
+    fit(model, epochs=1, loss=lambda s, y: ops.mse(s[:, 0], y.astype("float32")), callbacks=[curve])
+    assert [set(r) for r in curve.records] == [{"epoch", "step", "loss"}] * STEPS
+
+
+def test_a_curve_used_again_starts_anew():
+    curve = train.Curve()
+    for _ in range(2):
+        fit(small_model(), epochs=1, callbacks=[curve])
+    assert len(curve.records) == STEPS
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 512])
+def test_a_curve_is_right_however_many_numbers_it_reads_at_once(at_once, monkeypatch):
+    monkeypatch.setattr(train.curve, "AT_ONCE", at_once)
+    curve, losses = train.Curve(), []
+    fit(small_model(), epochs=2, callbacks=[curve, SimpleNamespace(on_step=lambda r: losses.append(r.loss.item()))])
+    assert [r["loss"] for r in curve.records] == losses
+
+
+def test_steps_that_are_repeated_stand_once_in_a_curve(monkeypatch):
+    """The flag is read at step 5, the bomb is at 4: steps 1 to 3 are run twice."""
+    as_on_a_gpu(monkeypatch, 50)
+    model, curve = armed(4), train.Curve()
+    with np.errstate(all="ignore"), pytest.raises(train.Diverged):
+        fit(model, callbacks=[model.bomb, curve])
+    steps = [r["step"] for r in curve.records]
+    assert steps == sorted(set(steps)) and steps[:3] == [1, 2, 3]
+
+
+def test_the_bar_shows_loss_and_accuracy_of_the_epoch_so_far(monkeypatch):
+    notes = []
+
+    def progress(items, total, label, start, note):
+        for item in items:
+            yield item
+            notes.append((label, total, start, note()))
+
+    monkeypatch.setattr(loop, "progress", progress)
+    losses = []
+    watch = SimpleNamespace(on_step=lambda run: losses.append(run.loss.item()))
+    (record,) = fit(small_model(), epochs=1, quiet=False, callbacks=[watch])
+    assert notes[0][:3] == ("epoch 1/1", STEPS, 0)
+    assert [float(n[3].split()[1].strip(",")) for n in notes] == pytest.approx(
+        [np.mean(losses[: i + 1]) for i in range(STEPS)], rel=1e-3
+    )
+    assert notes[-1][3].endswith(f"accuracy {100 * record['train_accuracy']:.1f} %")

@@ -212,10 +212,10 @@ def _trained(model: Any, split: Any, epochs: int, lr: float, batch_size: int, se
 def verdict(report: Report, result: Mapping[str, Any], depth: int) -> str:
     """One word for what became of a network: trains, explodes, symmetric, dead, vanishes or slow.
 
-    Decided by the training part alone: whether it learned, else by the probe. ``symmetric``: in every hidden layer all
-    units are copies of one; ``dead``: a layer of ReLU that is silent on all inputs; else whichever of signal and
-    gradient changes more over the whole depth says vanishes or explodes; ``slow``: neither changes by more than e³, so
-    that more epochs or another learning rate are worth a try (the limit is Schoenholz's depth of six scales).
+    Decided by the training part alone: whether it learned, else by the probe. ``symmetric``: in every hidden dense
+    layer all units are copies of one; ``dead``: a layer of ReLU that is silent on all inputs; else whichever of signal
+    and gradient changes more over the whole depth says vanishes or explodes; ``slow``: neither changes by more than
+    e³, so that more epochs or another learning rate are worth a try (the limit is Schoenholz's depth of six scales).
     """
     changes = report.changes()
     guessing = 1 / report.records[-1]["shape"][0]
@@ -223,7 +223,8 @@ def verdict(report: Report, result: Mapping[str, Any], depth: int) -> str:
         return "explodes"
     if result["train_accuracy"] >= guessing + TRAINED * (1 - guessing):
         return "trains"
-    if all(twins == 1 for twins in report.ladder("twins")):
+    twins = [share for share in report.ladder("twins") if share is not None]  # of dense layers alone
+    if twins and min(twins) == 1:
         return "symmetric"
     if any(r["dead"] == 1 for r in report.records):
         return "dead"

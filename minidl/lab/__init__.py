@@ -2,5 +2,15 @@
 
 from minidl.lab.draw import plot_cosines, plot_ladder, plot_ladders
 from minidl.lab.measure import Report, change_per_layer, probe
+from minidl.lab.outline import Summary, summary
 
-__all__ = ["Report", "change_per_layer", "plot_cosines", "plot_ladder", "plot_ladders", "probe"]
+__all__ = [
+    "Report",
+    "Summary",
+    "change_per_layer",
+    "plot_cosines",
+    "plot_ladder",
+    "plot_ladders",
+    "probe",
+    "summary",
+]

@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
-from typing import Any
+import math
+from collections.abc import Sequence
 
-from minidl import init as _init
 from minidl import nn
+from minidl.models.blocks import Init, Shape, finished, plain_name
 
-__all__ = ["mlp", "scheme_for"]
-
-#: Activations that pass the positive half, so that half of the signal is lost: He's factor 2 makes up for it.
-HALF_PASSING = ("relu", "leaky_relu", "elu", "gelu", "silu", "crelu")
-
-
-def scheme_for(activation: str) -> str:
-    """The usual scheme: He for ReLU and its relatives, LeCun for SELU, Glorot for the rest."""
-    activation = _plain_name(activation)
-    return "he_normal" if activation in HALF_PASSING else "lecun_normal" if activation == "selu" else "glorot_normal"
-
-
-def _plain_name(activation: str) -> str:
-    """Also for "ReLU" it is "relu": same names, same scheme. A misspelt name is reported before anything is drawn."""
-    layer: Any = nn.activation(activation)
-    return str(layer.function.__name__)
+__all__ = ["image_mlp", "mlp"]
 
 
 def mlp(
     sizes: Sequence[int],
     activation: str = "relu",
-    init: str | _init.InitializerLike | Mapping[str, Any] | None = None,
+    init: Init = None,
     norm: bool = False,
     seed: int = 0,
 ) -> nn.Sequential:
@@ -50,18 +34,35 @@ def mlp(
     """
     if len(sizes) < 2:
         raise ValueError(f"an mlp needs at least the number of inputs and of outputs; got sizes={list(sizes)}")
-    activation = _plain_name(activation)
-    scheme = scheme_for(activation) if init is None else init
-    declared = "he_normal" if isinstance(scheme, Mapping) else scheme  # so that the printed model tells the truth
+    activation = plain_name(activation)
     layers: dict[str, nn.Module] = {"flatten": nn.Flatten()}
-    for i, (width_in, width) in enumerate(pairwise(sizes[:-1]), start=1):
-        doubled = 2 if activation == "crelu" and i > 1 else 1
-        layers[f"linear{i}"] = nn.Linear(width_in * doubled, width, init=declared)
+    inputs = sizes[0]
+    for i, width in enumerate(sizes[1:-1], start=1):
+        layers[f"linear{i}"] = nn.Linear(inputs, width, init="zeros")
         if norm:
             layers[f"norm{i}"] = nn.BatchNorm1d(width)
         layers[f"{activation}{i}"] = nn.activation(activation)
-    doubled = 2 if activation == "crelu" and len(sizes) > 2 else 1
-    layers["output"] = nn.Linear(sizes[-2] * doubled, sizes[-1], init=declared)
-    model = nn.Sequential(**layers)
-    _init.apply(model, scheme, seed=seed)
-    return model
+        inputs = 2 * width if activation == "crelu" else width
+    layers["output"] = nn.Linear(inputs, sizes[-1], init="zeros")
+    return finished(nn.Sequential(**layers), activation, init, seed)
+
+
+def image_mlp(
+    activation: str = "relu",
+    init: Init = None,
+    *,
+    hidden: Sequence[int] = (256, 128),
+    norm: bool = False,
+    in_shape: Shape = (1, 28, 28),
+    num_classes: int = 10,
+    seed: int = 0,
+) -> nn.Sequential:
+    """``mlp`` with the arguments of the other networks: inputs from ``in_shape``, outputs from ``num_classes``.
+
+    Args:
+        hidden: widths of the hidden layers.
+        in_shape: shape of one example, (C, H, W) or any other.
+        num_classes: number of outputs.
+        activation, init, norm, seed: as for ``mlp``.
+    """
+    return mlp([math.prod(in_shape), *hidden, num_classes], activation, init, norm, seed)

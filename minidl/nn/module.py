@@ -110,11 +110,15 @@ class Module:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Set all parameters and buffers from arrays by path; each keeps its dtype and device.
 
+        What PyTorch saved fits, as ``{k: v.numpy() for k, v in torch_model.state_dict().items()}``: its counts of
+        batches, "….num_batches_tracked", are passed over, for nothing here depends on them.
+
         Raises:
             ValueError: a name is missing or unknown, or a shape differs. Nothing has been changed then.
         """
         own = dict(self.named_parameters()) | dict(self.named_buffers())
-        missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        missing = sorted(own.keys() - state.keys())
+        extra = sorted(k for k in state.keys() - own.keys() if not k.endswith("num_batches_tracked"))
         if missing or extra:
             raise ValueError(f"state does not fit {type(self).__name__}: missing {missing}, unknown {extra}")
         for path, value in own.items():

@@ -5,6 +5,9 @@ so there the check is a flag that stays on the device and is read every ``EVERY_
 epoch. At each clean reading the state of the run is kept (on the device), and after a hit the steps since then are
 repeated, each one checked; callbacks see the repeated steps again. Without a hit the results are the same bits as with
 a check at every step, but for dropout: its masks start a new stream whenever the state is kept.
+
+A run can be written to disk where its values have just been checked (``checked``): after every step on the host, and
+where the state is kept on a GPU.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from minidl.nn import Module
 from minidl.tensor import Tensor
 from minidl.train.history import Diverged
 
-__all__ = ["EVERY_ON_GPU", "Tripwire", "first_bad_layer"]
+__all__ = ["EVERY_ON_GPU", "Tripwire", "first_bad_layer", "objective"]
 
 EVERY_ON_GPU = 50
 
@@ -29,10 +32,14 @@ class Tripwire:
         run: the ``Run`` it watches.
         loss: the loss function, to repeat a step.
         every: steps between two readings of the flag.
+
+    Attributes:
+        checked: whether the state after the latest update is known to be finite, and can be gone on from exactly.
     """
 
     def __init__(self, run: Any, loss: Callable[[Any, Any], Any], every: int) -> None:
         self.run, self.loss, self.every = run, loss, every
+        self.checked = False
         self._flag: Array | None = None
         self._saved: dict[str, Any] | None = None
         modules = [m for _, m in run.model.named_modules()]
@@ -63,11 +70,13 @@ class Tripwire:
 
     def after_update(self) -> bool:
         """Read the flag if it is time. False: the run was taken back to its last clean state; enter the loader anew."""
+        self.checked = self.every == 1 and self._saved is None
         if self._flag is None or (self.run.step % self.every and self.run.step % len(self.run.loader)):
             return True
         clean, self._flag = bool(to_host(self._flag)), None
         if clean:
             self._save()
+            self.checked = True
         else:
             self._restore()
             self.every = 1
@@ -80,7 +89,7 @@ class Tripwire:
             "buffers": self._copied(),
             "optimizer": run.optimizer.snapshot(),
             "loader": run.loader.state_dict(),
-            "masks": [(m, m.restart()) for _, m in run.model.named_modules() if hasattr(m, "restart")],
+            "masks": [(m, _fresh_stream(m)) for _, m in run.model.named_modules() if hasattr(m, "restart")],
             "run": (run.step, run.totals.copy()),
         }
 
@@ -123,6 +132,11 @@ class Tripwire:
         )
 
 
+def _fresh_stream(module: Any) -> int:
+    """Begin the next stream of masks, unless nothing has been drawn from this one; its number."""
+    return int(module.number if module._generator is None else module.restart())
+
+
 def _all_finite(loss: Tensor, parameters: list[Tensor]) -> Array:
     """Whether loss and gradients are finite, as a 0-d array on their device: any NaN or infinity survives a sum."""
     total = loss.data
@@ -130,6 +144,17 @@ def _all_finite(loss: Tensor, parameters: list[Tensor]) -> Array:
         if p.grad is not None:
             total = total + p.grad.sum()
     return array_module(total).isfinite(total)
+
+
+def objective(model: Module, loss: Callable[[Any, Any], Any], outputs: Any, y: Any) -> Tensor:
+    """What training makes small: ``loss(outputs, y)``, or what the model's own ``training_loss`` makes of it.
+
+    A network with auxiliary classifiers returns several outputs in training and has such a method,
+    ``training_loss(outputs, y, loss)``.
+    """
+    own = getattr(model, "training_loss", None)
+    value: Tensor = loss(outputs, y) if own is None else own(outputs, y, loss)
+    return value
 
 
 def first_bad_layer(model: Module, x: Any, y: Any, loss: Callable[[Any, Any], Any]) -> tuple[str, str]:
@@ -146,14 +171,15 @@ def first_bad_layer(model: Module, x: Any, y: Any, loss: Callable[[Any, Any], An
 
     def after_forward(module: Module, _inputs: Any, output: Any) -> None:
         path = names[id(module)]
-        if not _finite(output.data):
-            outputs.append(path)
-        if output.requires_grad:
-            output.register_hook(lambda g: None if _finite(g) else gradients.append(path))
+        for tensor in output if isinstance(output, tuple | list) else (output,):
+            if not _finite(tensor.data):
+                outputs.append(path)
+            if tensor.requires_grad:
+                tensor.register_hook(lambda g: None if _finite(g) else gradients.append(path))
 
     handles = [m.register_forward_hook(after_forward) for _, m in model.named_modules()]  # inner ones come first
     try:
-        value = loss(model(x), y)
+        value = objective(model, loss, model(x), y)
         model.zero_grad()
         value.backward()
     finally:

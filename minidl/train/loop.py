@@ -2,71 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
 from typing import Any
 
-from minidl import ops
-from minidl.backend import Array, device_of, to_host
+from minidl import lab, ops
+from minidl.backend import Array, device_of
 from minidl.data import DataLoader, Part, Split
-from minidl.nn import Module
+from minidl.data.loader import Transform
+from minidl.nn import BatchNorm1d, BatchNorm2d, Module
 from minidl.optim import Optimizer, Schedule, clip_grad_norm
 from minidl.tensor import Tensor, no_grad
 from minidl.text import progress
-from minidl.train.finite import EVERY_ON_GPU, Tripwire
+from minidl.train.finite import EVERY_ON_GPU, Tripwire, objective
 from minidl.train.history import History
+from minidl.train.run import Best, Run, Totals, name_of, printed
 
-__all__ = ["Run", "evaluate", "fit"]
+__all__ = ["evaluate", "fit"]
 
 Loss = Callable[[Any, Any], Any]
-EVENTS = ("on_start", "on_step", "on_epoch", "on_end")
-
-
-@dataclass
-class Totals:
-    """Sums over batches, kept on the device: reading them after every batch would make a GPU wait."""
-
-    loss: Any = 0.0
-    right: Any = None  #: None where there is no accuracy: the targets are no class numbers, or there is one score only
-    count: int = 0
-
-    def add(self, loss: Tensor, logits: Tensor, y: Array) -> None:
-        """Count a batch: its mean loss, and how many examples have the largest score at their label."""
-        self.count += len(y)
-        self.loss = self.loss + loss.data * len(y)
-        if y.ndim == 1 and y.dtype.kind in "iu" and logits.ndim == 2 and logits.shape[1] > 1:
-            self.right = (0 if self.right is None else self.right) + (logits.data.argmax(axis=1) == y).sum()
-
-    def means(self, prefix: str) -> dict[str, float]:
-        """Mean loss, and accuracy where there is one, as Python numbers."""
-        start = f"{prefix}_" if prefix else ""
-        loss = {f"{start}loss": _number(self.loss) / self.count}
-        return loss if self.right is None else loss | {f"{start}accuracy": _number(self.right) / self.count}
-
-    def copy(self) -> Totals:
-        """The same sums so far."""
-        return replace(self)
-
-
-def _number(x: Any) -> float:
-    return float(to_host(x))
-
-
-@dataclass
-class Run:
-    """A training run as its callbacks see it. Set ``stop = True`` to end it after the current epoch."""
-
-    model: Module
-    optimizer: Optimizer
-    loader: DataLoader
-    epochs: int
-    epoch: int = 0  #: current epoch, from 1
-    step: int = 0  #: updates so far
-    loss: Tensor | None = None  #: of the latest batch
-    stop: bool = False
-    totals: Totals = field(default_factory=Totals)  #: of the current epoch
-    history: History = field(default_factory=History)
+EVENTS = ("on_start", "on_step", "on_checked", "on_epoch", "on_end")
 
 
 def fit(
@@ -83,10 +40,27 @@ def fit(
     early_stopping: int | None = None,
     seed: int = 0,
     quiet: bool = False,
+    transform: Transform | None = None,
+    drop_last: bool = False,
 ) -> History:
     """Train ``model`` on ``split.train``; look at ``.val`` and ``.test`` after every epoch.
 
     Test data is reported and decides nothing: early stopping sees ``split.val`` only.
+
+    A callback is an object with any of these methods, each called with the ``Run``:
+
+    * ``on_start``: before the first step. ``Checkpoint`` puts a saved run back here.
+    * ``on_step``: after every update.
+    * ``on_checked``: where the run can be saved: after every update on the host, after every 50th and the last of an
+      epoch on a GPU (where the check for values that are not finite is read so seldom), and when an epoch's record is
+      in the history and early stopping has counted it.
+    * ``on_epoch``: when an epoch's record is in the history.
+    * ``on_end``: the run is over, the best weights are back. A run that diverges or is interrupted has no such end;
+      the exception says how it ended, and ``Diverged`` holds the history.
+
+    A network with auxiliary classifiers returns ``(logits, …)`` in training and has a method
+    ``training_loss(outputs, y, loss)``: that is what is made small then, and what ``train_loss`` is the mean of;
+    accuracy counts the first output.
 
     Args:
         model: changed in place; trained where its parameters live.
@@ -97,42 +71,45 @@ def fit(
         loss: ``loss(model(x), y)`` -> a scalar Tensor.
         schedule: step -> factor on the learning rate, see ``optim``.
         clip: longest joint gradient; longer ones are scaled down to it.
-        callbacks: objects with any of ``on_start on_step on_epoch on_end``, each called with the ``Run``.
+        callbacks: see above; ``Checkpoint`` and ``Curve`` are two.
         early_stopping: end after so many epochs without a smaller loss on ``.val``, and return to the best weights.
-        seed: of the order of the batches.
+        seed: of the order of the batches, and of ``transform``.
         quiet: no progress bar even on a terminal.
+        transform: ``transform(x, rng) -> x`` on training batches, for augmentation, see ``data.DataLoader``.
+        drop_last: leave out a last batch that is smaller than ``batch_size``.
 
     Returns:
         One record per epoch.
 
     Raises:
         Diverged: a loss or gradient was not finite; it names step and layer, and holds the history so far.
-        ValueError: early stopping without a validation part, or an optimizer that knows none of the parameters.
+        ValueError: early stopping without a validation part, an optimizer that knows none of the parameters, or a last
+            batch of one example for a network with batch normalization, which needs two.
         TypeError: a split, an optimizer or a callback that is none.
     """
     callbacks = tuple(callbacks)
     _check(model, split, optimizer, epochs, early_stopping, callbacks)
     device = device_of(model.parameters()[0].data)
-    loader = DataLoader(split.train, batch_size, shuffle=True, seed=seed, device=device)
-    run = Run(model, optimizer, loader, epochs)
+    loader = DataLoader(
+        split.train, batch_size, shuffle=True, seed=seed, drop_last=drop_last, transform=transform, device=device
+    )
+    _check_last_batch(model, loader)
+    run = Run(model, optimizer, loader, epochs, callbacks=callbacks)
+    run.best = Best(model, early_stopping) if early_stopping is not None else None
+    run.settings = _settings(run, loss, schedule, clip, early_stopping)
     tripwire = Tripwire(run, loss, every=1 if device == "cpu" else EVERY_ON_GPU)
-    best = _Best(model, early_stopping) if early_stopping is not None else None
-    _tell(callbacks, "on_start", run)
-    for run.epoch in range(1, epochs + 1):
-        start = time.perf_counter()
-        _one_epoch(run, loss, tripwire, schedule, clip, callbacks, quiet)
-        record = {"epoch": run.epoch, "step": run.step, "lr": optimizer.groups[0]["lr"] * optimizer.lr_factor}
-        record |= run.totals.means("train")
-        for part, dataset in (("val", split.val), ("test", split.test)):
-            if len(dataset):
-                record |= evaluate(model, dataset, loss, prefix=part)
-        run.history.append({**record, "seconds": time.perf_counter() - start})
-        _tell(callbacks, "on_epoch", run)
-        if run.stop or (best is not None and best.should_stop(record["val_loss"])):
-            break
-    if best is not None:
-        best.restore()
-    _tell(callbacks, "on_end", run)
+    _tell("on_start", run)
+    while not run.over:
+        run.epoch = len(run.history) + 1
+        _one_epoch(run, loss, tripwire, schedule, clip, quiet)
+        _look(run, split, loss)
+        _tell("on_epoch", run)
+        if run.best is not None and run.best.should_stop(run.history[-1]["val_loss"]):
+            run.stop = True
+        _tell("on_checked", run)
+    if run.best is not None:
+        run.best.restore()
+    _tell("on_end", run)
     return run.history
 
 
@@ -160,24 +137,60 @@ def _check(
         raise ValueError("the optimizer knows none of this model's parameters; make it with model.parameters()")
 
 
+def _check_last_batch(model: Module, loader: DataLoader) -> None:
+    """Refuse now what would fail at the end of the first epoch: one value has no variance to normalize by."""
+    size, examples = loader.batch_size, len(loader.dataset)
+    last = size if loader.drop_last else examples % size or size
+    if last > 1 or not any(isinstance(m, BatchNorm1d | BatchNorm2d) for _, m in model.named_modules()):
+        return
+    for layer in lab.summary(model, loader.dataset.shape).records:
+        if layer["kind"].startswith("BatchNorm") and layer["shape"] is not None and math.prod(layer["shape"][1:]) == 1:
+            raise ValueError(
+                f"{examples} examples in batches of {size} leave a last batch of 1, and layer {layer['layer']!r} "
+                f"normalizes by the variance of a batch; pass drop_last=True or batch_size={size + 1}"
+            )
+
+
+def _settings(
+    run: Run, loss: Loss, schedule: Schedule | None, clip: float | None, early_stopping: int | None
+) -> dict[str, Any]:
+    """What was asked for, as plain values: a checkpoint of a run that was asked for something else is refused."""
+    groups = [{k: v for k, v in group.items() if k != "params"} for group in run.optimizer.groups]
+    return {
+        "model": printed(run.model),
+        "optimizer": type(run.optimizer).__name__,
+        "groups": groups,
+        "examples": len(run.loader.dataset),
+        "labels": zlib.crc32(run.loader.dataset.y.tobytes()),  # the same number of others would be other data
+        "batch_size": run.loader.batch_size,
+        "seed": run.loader.seed,
+        "drop_last": bool(run.loader.drop_last),
+        "transform": name_of(run.loader.transform),
+        "loss": name_of(loss),
+        "schedule": name_of(schedule),
+        "clip": clip,
+        "early_stopping": early_stopping,
+    }
+
+
 def _one_epoch(
     run: Run,
     loss: Loss,
     tripwire: Tripwire,
     schedule: Schedule | None,
     clip: float | None,
-    callbacks: Iterable[Any],
     quiet: bool,
 ) -> None:
+    """The updates that the current epoch still needs: all, or the rest after a resumed run's last."""
     run.model.train()
-    run.totals = Totals()
+    run.begin_epoch()
     tripwire.before_epoch()
     batches = _batches(run, quiet)
     while (batch := next(batches, None)) is not None:
         x, y = batch
         tripwire.before_forward()
-        logits = run.model(x)
-        run.loss = loss(logits, y)
+        outputs = run.model(x)
+        run.loss = objective(run.model, loss, outputs, y)
         run.optimizer.zero_grad()
         run.loss.backward()
         tripwire.before_update(run.loss, x, y)
@@ -186,16 +199,38 @@ def _one_epoch(
         run.optimizer.lr_factor = 1.0 if schedule is None else schedule(run.step)
         run.optimizer.step()
         run.step += 1
-        run.totals.add(run.loss, logits, y)
-        _tell(callbacks, "on_step", run)
+        run.batch = run.totals.add(run.loss, outputs[0] if isinstance(outputs, tuple | list) else outputs, y)
+        _tell("on_step", run)
         if not tripwire.after_update():
             batches = _batches(run, quiet)
+        elif tripwire.checked:
+            _tell("on_checked", run)
 
 
 def _batches(run: Run, quiet: bool) -> Iterator[tuple[Tensor, Array]]:
     """The batches of this epoch, with a progress bar unless quiet."""
-    loader = run.loader if quiet else progress(run.loader, len(run.loader), f"epoch {run.epoch}/{run.epochs}")
+    loader: Iterable[Any] = run.loader
+    if not quiet:
+        label = f"epoch {run.epoch}/{run.epochs}"
+        loader = progress(run.loader, len(run.loader), label, start=run.done, note=lambda: _so_far(run))
     return ((Tensor(x), y) for x, y in loader)
+
+
+def _so_far(run: Run) -> str:
+    """Loss and accuracy of the epoch so far, for the progress bar; a GPU waits for it."""
+    means = run.totals.means("")
+    accuracy = f", accuracy {100 * means['accuracy']:.1f} %" if "accuracy" in means else ""
+    return f"loss {means['loss']:.4g}{accuracy}"
+
+
+def _look(run: Run, split: Split, loss: Loss) -> None:
+    """The record of the epoch that has just been trained."""
+    rate = run.optimizer.groups[0]["lr"] * run.optimizer.lr_factor
+    record = {"epoch": run.epoch, "step": run.step, "lr": rate} | run.totals.means("train")
+    for part, dataset in (("val", split.val), ("test", split.test)):
+        if len(dataset):
+            record |= evaluate(run.model, dataset, loss, prefix=part)
+    run.history.append({**record, "seconds": time.perf_counter() - run.started})
 
 
 @no_grad()
@@ -227,26 +262,7 @@ def evaluate(
     return totals.means(prefix)
 
 
-class _Best:
-    """Early stopping: the smallest validation loss so far, and the weights that gave it."""
-
-    def __init__(self, model: Module, patience: int) -> None:
-        self.model, self.patience = model, patience
-        self.loss, self.waited = float("inf"), 0
-        self.state = model.state_dict()
-
-    def should_stop(self, loss: float) -> bool:
-        if loss < self.loss:
-            self.loss, self.waited, self.state = loss, 0, self.model.state_dict()
-        else:
-            self.waited += 1
-        return self.waited >= self.patience
-
-    def restore(self) -> None:
-        self.model.load_state_dict(self.state)
-
-
-def _tell(callbacks: Iterable[Any], event: str, run: Run) -> None:
-    for callback in callbacks:
+def _tell(event: str, run: Run) -> None:
+    for callback in run.callbacks:
         if hasattr(callback, event):
             getattr(callback, event)(run)

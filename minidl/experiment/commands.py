@@ -1,0 +1,144 @@
+"""``minidl compare`` where more is asked of it than the quick comparison: grids, presets, and going on with a run."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from minidl import data, files
+from minidl.backend import device_for
+from minidl.experiment import report
+from minidl.experiment.grid import Grid
+from minidl.experiment.presets import preset
+from minidl.experiment.runner import run as run_cells
+from minidl.experiment.store import Store
+
+__all__ = ["ARGUMENTS", "asked", "run"]
+
+#: The arguments that ask for more than the quick comparison.
+ARGUMENTS = (
+    *("preset", "reduced", "network", "losses", "optimizers", "norm", "seeds", "batch", "train_images", "steps"),
+    *("jobs", "resume"),
+)
+
+
+def asked(args: argparse.Namespace) -> bool:
+    """Whether one of ``ARGUMENTS`` was given, or more than one data set."""
+    return any(_given(args, name) for name in ARGUMENTS) or len(args.data or ()) > 1
+
+
+def run(args: argparse.Namespace, print_json: Callable[..., None]) -> int:
+    """Begin an experiment or go on with one, then write and print what was found.
+
+    Ctrl-C, as any other end, leaves a folder that can be resumed, and says how.
+    """
+    store = _resumed(args) if args.resume else _begun(args)
+    try:
+        run_cells(store, args.jobs or 1, quiet=args.quiet or args.json)
+    except BaseException:
+        left = len(store.missing()[0])
+        if not args.quiet and left:
+            _say(f"{len(store.cells) - left} of {len(store.cells)} cells are stored; go on with: {_resume(store)}")
+        raise
+    found = report.write(store)
+    if args.json:
+        print_json("experiment", **{k: v for k, v in found.items() if k not in ("schema", "version")}, **_where(store))
+    else:
+        print(report.printed(found, store.records()))
+        if not args.quiet:
+            print(f"\nresults  {store.folder}\nrepeat   {found['command']}\nagain    {_resume(store)}")
+    return 0
+
+
+def _where(store: Store) -> dict[str, str]:
+    return {"folder": str(store.folder)}
+
+
+def _resume(store: Store) -> str:
+    return shlex.join(["minidl", "compare", "--resume", str(store.folder)])
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _resumed(args: argparse.Namespace) -> Store:
+    """The store of ``--resume``, on the device on which it was begun."""
+    others = [name for name in (*ARGUMENTS, *CHANGES) if name not in ("resume", "jobs") and _given(args, name)]
+    if others:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in others)
+        raise ValueError(f"--resume goes on with what was asked for in its folder; leave {names} out")
+    store = Store.open(Path(args.resume))
+    device = store.asked.get("device", "cpu")
+    if args.backend != "auto" and device_for(args.backend) != device:
+        raise ValueError(f"{args.resume} was begun on the {device}; one experiment is measured on one device")
+    return store
+
+
+def _given(args: argparse.Namespace, name: str) -> bool:
+    value = getattr(args, name)
+    return value is not None and (value is not False or name == "norm")
+
+
+#: What the other arguments of the command change in a grid: argument -> (setting, value from argument).
+CHANGES: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "data": ("dataset", tuple),
+    "network": ("network", tuple),
+    "norm": ("norm", lambda norm: (norm,)),
+    "activations": ("activation", tuple),
+    "losses": ("loss", tuple),
+    "optimizers": ("optimizer", tuple),
+    "schemes": ("scheme", tuple),
+    "epochs": ("epochs", int),
+    "batch": ("batch_size", int),
+    "train_images": ("train_images", int),
+    "steps": ("steps", int),
+    "depth": ("depth", int),
+    "width": ("width", int),
+    "lr": ("optimizer", lambda lr: (f"momentum:{lr:g}",)),
+}
+
+
+def grid_of(args: argparse.Namespace) -> tuple[str, Grid]:
+    """Title and grid: those of the preset, or the quick comparison's; then each argument that was given.
+
+    Raises:
+        ValueError: an unknown preset, ``--reduced`` without a preset, or ``--lr`` beside ``--optimizers``.
+    """
+    title, grid = "Comparison", Grid()
+    if args.preset is not None:
+        chosen = preset(args.preset)
+        title, grid = chosen.title, chosen.grid.with_(**(chosen.reduced if args.reduced else {}))
+    elif args.reduced:
+        raise ValueError("--reduced is the smaller size of a preset; name one with --preset")
+    if args.lr is not None and args.optimizers is not None:
+        raise ValueError("--lr is that of momentum; with --optimizers write momentum:0.01 and the like")
+    for name, (setting, value) in CHANGES.items():
+        if _given(args, name):
+            grid = grid.with_(**{setting: value(getattr(args, name))})
+    if args.seeds is not None or args.seed:
+        count = len(grid.seed) if args.seeds is None else args.seeds
+        if count < 1:
+            raise ValueError(f"--seeds is how many seeds, at least 1; got {count}")
+        grid = grid.with_(seed=tuple(range(args.seed or 0, (args.seed or 0) + count)))
+    return title, grid
+
+
+def _begun(args: argparse.Namespace) -> Store:
+    """A new store. Everything that can be wrong with the arguments is found before its folder is made."""
+    device = device_for(args.backend)
+    title, grid = grid_of(args)
+    cells = grid.cells()
+    if args.jobs is not None and args.jobs < 1:
+        raise ValueError(f"--jobs is how many cells run at a time, at least 1; got {args.jobs}")
+    for name in grid.dataset:  # data that are not here are missed now, and not after an hour
+        data.load(name)
+    folder = files.run_folder(args.out, args.preset or "compare")
+    store = Store.create(folder, cells, command=args.command_line, title=title, device=device, preset=args.preset)
+    if not (args.quiet or args.json):
+        _say(f"{len(cells)} cells in {folder}; if it is interrupted, go on with: {_resume(store)}")
+    return store

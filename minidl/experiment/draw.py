@@ -1,0 +1,311 @@
+"""The figures of an experiment: final accuracy, learning curves, ladders before training.
+
+No panel holds more than eight lines, each with its own colour, dash and marker. Where there are more schemes than
+that, each scheme has a panel of its own, and the lines are what else varies.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from minidl.experiment.grid import label
+from minidl.experiment.summary import Group, groups, varying
+from minidl.lab import plot_ladders
+from minidl.lab.draw import STYLES, new_figure, on_paper
+
+__all__ = ["accuracy_figure", "curves_figure", "figures", "ladders_figure"]
+
+Records = Sequence[Mapping[str, Any]]
+MOST = len(STYLES)  # lines in a panel
+GRID = {"color": "#DDDDDD", "linewidth": 0.6}
+ACCURACY_TICKS = (0, 50, 80, 90, 95, 98, 99, 99.5, 99.8)  # in percent
+CURVES = {  # key of the history -> what is drawn; None is the curve within the first epoch
+    "test_accuracy": "test accuracy",
+    "test_loss": "test loss",
+    None: "training loss\nin the first epoch",
+}
+
+
+def figures(records: Records, title: str) -> dict[str, Any]:
+    """File name -> figure, of all that can be drawn of these cells."""
+    found = {"ladders.png": ladders_figure(records, title)}
+    trained = [record for record in records if "history" in record["result"]]
+    if trained:
+        found["accuracy.png"] = accuracy_figure(trained, title)
+        found |= {f"curves{n}.png": fig for n, fig in curves_figures(trained, title).items()}
+    return found
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which axes tell panels apart, and which the lines within a panel."""
+
+    panels: tuple[str, ...]
+    lines: tuple[str, ...]
+
+    def panel_of(self, group: Group) -> str:
+        """The title of the panel a group belongs to."""
+        return _named(group, self.panels)
+
+    def line_of(self, group: Group) -> str:
+        """The label of its line."""
+        return _named(group, self.lines)
+
+
+def layout(records: Records, axes: Sequence[str]) -> Layout:
+    """Schemes as lines if a panel can hold them; else the other axes, as many as fit."""
+    counts = {axis: len({record["cell"][axis] for record in records}) for axis in axes}
+    if counts.get("scheme", MOST + 1) <= MOST:
+        return Layout(tuple(axis for axis in axes if axis != "scheme"), ("scheme",))
+    lines: list[str] = []
+    for axis in sorted((axis for axis in axes if axis != "scheme"), key=lambda axis: -counts[axis]):
+        if math.prod(counts[name] for name in (*lines, axis)) <= MOST:
+            lines.append(axis)
+    return Layout(tuple(axis for axis in axes if axis not in lines), tuple(lines))
+
+
+def _named(group: Group, axes: Sequence[str]) -> str:
+    words = {"norm": lambda v: "batch norm" if v else "no norm", "scheme": label}
+    return ", ".join(str(words.get(axis, str)(group.settings[axis])) for axis in axes)
+
+
+# ------------------------------------------------------------------------------------------------- final accuracy
+
+
+@on_paper()
+def accuracy_figure(records: Records, title: str) -> Any:
+    """Schemes from top to bottom, test accuracy to the right: mean, standard deviation and every single seed.
+
+    The axis is logarithmic in the *errors*: 98 % and 99 % are as far apart as 50 % and 75 %.
+    """
+    axes = [axis for axis in varying(records) if axis != "scheme"]
+    plan = _markers_and_panels(records, axes)
+    found = groups(records)
+    schemes = list(dict.fromkeys(group.settings["scheme"] for group in found))
+    panels = list(dict.fromkeys(plan.panel_of(group) for group in found))
+    markers = list(dict.fromkeys(plan.line_of(group) for group in found))
+    longest = max(len(label(scheme)) for scheme in schemes)
+    height = max(0.22 * len(markers), 0.34) * len(schemes) + 1.9
+    fig = new_figure(0.085 * longest + 1.2 + 4.6 * min(len(panels), 3), height * math.ceil(len(panels) / 3))
+    grid = fig.subplots(math.ceil(len(panels) / 3), min(len(panels), 3), sharey=True, sharex=True, squeeze=False)
+    worst, best = _range([v for group in found for v in group.values("test_accuracy")])
+    for ax, panel in itertools.zip_longest(grid.flat, panels):
+        if panel is None:
+            ax.set_axis_off()
+            continue
+        for group in found:
+            if plan.panel_of(group) == panel:
+                place = schemes.index(group.settings["scheme"])
+                _dot(ax, group, place, markers.index(plan.line_of(group)), len(markers), best)
+        ax.set_title(panel, fontsize=11)
+        _accuracy_axis(ax, worst, best)
+        ax.set_yticks(range(len(schemes)), [label(scheme) for scheme in schemes])
+        ax.set_ylim(len(schemes) - 0.5, -0.5)
+        ax.grid(True, axis="x", **GRID)
+        for edge in np.arange(0.5, len(schemes) - 1):
+            ax.axhline(edge, **GRID)
+        ax.set_xlabel("test accuracy in %, mean ± s.d.; small: single seeds")
+    _legend(fig, markers, dashes=False)
+    fig.suptitle(title, fontsize=12)
+    return fig
+
+
+def _markers_and_panels(records: Records, axes: Sequence[str]) -> Layout:
+    """Markers for the axes behind, as many as can be told apart beside each other; panels for the others."""
+    counts = {axis: len({record["cell"][axis] for record in records}) for axis in axes}
+    markers: list[str] = []
+    for axis in reversed(axes):
+        if math.prod(counts[name] for name in (*markers, axis)) <= 4:
+            markers.insert(0, axis)
+    return Layout(tuple(axis for axis in axes if axis not in markers), tuple(markers))
+
+
+def _dot(ax: Any, group: Group, place: int, number: int, count: int, best: float) -> None:
+    colour, _, marker = STYLES[number]
+    y = place + (number - (count - 1) / 2) * 0.8 / max(count, 1)
+    values = [min(v, best) for v in group.values("test_accuracy") if math.isfinite(v)]
+    if not values:
+        return
+    mean, sd = float(np.mean(values)), group.sd("test_accuracy")
+    if math.isfinite(sd):
+        low, high = _position(mean - sd), _position(min(mean + sd, best))
+        ax.plot([low, high], [y, y], color=colour, linewidth=1.6)
+    ax.plot([_position(v) for v in values], [y] * len(values), "|", color=colour, markersize=7, alpha=0.6)
+    face = "white" if group.diverged else colour
+    ax.plot([_position(mean)], [y], marker=marker, color=colour, markersize=6.5, markerfacecolor=face)
+
+
+def _position(accuracy: float) -> float:
+    """-log₁₀ of the error."""
+    return -math.log10(max(1 - accuracy, 1e-4))
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    finite = [v for v in values if math.isfinite(v)] or [0.0]
+    return min(finite), min(max(finite), 0.9999)
+
+
+def _accuracy_axis(ax: Any, worst: float, best: float) -> None:
+    low, high = _position(worst), _position(best)
+    margin = 0.06 * max(high - low, 0.1)
+    ticks = [t for t in ACCURACY_TICKS if low - margin <= _position(t / 100) <= high + margin]
+    if len(ticks) < 3:
+        ticks = [float(f"{100 * (1 - 10**-p):.3g}") for p in np.linspace(low, high, 4)]
+    ax.set_xticks([_position(t / 100) for t in ticks], [f"{t:g}" for t in ticks])
+    ax.set_xlim(low - margin, high + margin)
+
+
+# ------------------------------------------------------------------------------------------------ learning curves
+
+
+def curves_figures(records: Records, title: str) -> dict[str, Any]:
+    """Ending of the file name -> figure. Where schemes have panels of their own there is one figure per quantity."""
+    plan = layout(records, varying(records))
+    panels = list(dict.fromkeys(plan.panel_of(group) for group in groups(records)))
+    if len(panels) <= 4:
+        return {"": curves_figure(records, title)}
+    endings = {"test_accuracy": "-accuracy", "test_loss": "-loss", None: "-first-epoch"}
+    return {ending: curves_figure(records, title, [key]) for key, ending in endings.items()}
+
+
+@on_paper()
+def curves_figure(records: Records, title: str, quantities: Sequence[str | None] = tuple(CURVES)) -> Any:
+    """Over epochs, accuracy and loss on the test part; over steps, the training loss within the first epoch.
+
+    A line is the mean over seeds, the band around it reaches from the lowest to the highest seed.
+    """
+    plan = layout(records, varying(records))
+    found = groups(records)
+    panels = list(dict.fromkeys(plan.panel_of(group) for group in found))
+    lines = list(dict.fromkeys(plan.line_of(group) for group in found))
+    across = len(panels) if len(quantities) > 1 else min(4, len(panels))
+    down = len(quantities) if len(quantities) > 1 else math.ceil(len(panels) / across)
+    fig = new_figure(max(3.5 * across + 0.6, 7.5), 2.6 * down + 1.3)
+    grid = fig.subplots(down, across, sharey="row" if len(quantities) > 1 else True, squeeze=False)
+    places = list(itertools.product(quantities, panels))
+    for ax, place in itertools.zip_longest(grid.flat, places):
+        if place is None:
+            ax.set_axis_off()
+            continue
+        key, panel = place
+        for group in found:
+            if plan.panel_of(group) == panel:
+                _curve(ax, group, key, STYLES[lines.index(plan.line_of(group))])
+        _curve_axes(ax, key)
+        ax.set_title(panel if key == quantities[0] else "", fontsize=9.5 if len(quantities) == 1 else 11)
+    for row in grid:
+        key = quantities[list(grid[:, 0]).index(row[0])] if len(quantities) > 1 else quantities[0]
+        row[0].set_ylabel(CURVES[key])
+    _legend(fig, lines)
+    fig.suptitle(title, fontsize=12)
+    return fig
+
+
+def _curve(ax: Any, group: Group, key: str | None, style: tuple[str, str, str]) -> None:
+    colour, dash, marker = style
+    runs = [_points(result, key) for result in group.results]
+    longest = max(runs, key=len)
+    if not longest:
+        return
+    x = [step for step, _ in longest]
+    values = np.full((len(runs), len(longest)), np.nan)
+    for row, run in zip(values, runs, strict=True):
+        row[: len(run)] = [math.nan if v is None else v for _, v in run]
+    here = np.isfinite(values).any(axis=0)  # of a run that diverged there is nothing more
+    mean, low, high = (_over_seeds(f, values, here) for f in (np.nanmean, np.nanmin, np.nanmax))
+    every = max(1, len(x) // 6)
+    ax.plot(x, mean, color=colour, linestyle=dash, marker=marker, markersize=4, markevery=every, linewidth=1.5)
+    ax.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def _over_seeds(f: Callable[..., Any], values: Any, here: Any) -> Any:
+    found = np.full(values.shape[1], np.nan)
+    found[here] = f(values[:, here], axis=0)
+    return found
+
+
+def _points(result: Mapping[str, Any], key: str | None) -> list[tuple[float, float | None]]:
+    if key is None:
+        return [(point["step"], point["loss"]) for point in result["first_epoch"]]
+    scale = 100 if key.endswith("accuracy") else 1
+    return [(r["epoch"], None if r[key] is None else scale * r[key]) for r in result["history"] if key in r]
+
+
+def _curve_axes(ax: Any, key: str | None) -> None:
+    ax.grid(True, **GRID)
+    ax.set_xlabel("step" if key is None else "epoch")
+    if key == "test_accuracy":
+        ax.yaxis.set_major_formatter(lambda v, _: f"{v:g} %")
+    else:
+        ax.set_yscale("log")
+        low, high = ax.get_ylim()
+        ax.set_ylim(max(low, 1e-4), min(high, 1e4))
+    if key is not None:
+        ax.xaxis.get_major_locator().set_params(integer=True)
+
+
+# -------------------------------------------------------------------------------------------------------- ladders
+
+
+@on_paper()
+def ladders_figure(records: Records, title: str) -> Any:
+    """Before training, of the first seed: signal and gradient at every hidden layer, one line per scheme."""
+    seed, optimizer = records[0]["cell"]["seed"], records[0]["cell"]["optimizer"]
+    chosen = [r for r in records if r["cell"]["seed"] == seed and r["cell"]["optimizer"] == optimizer]
+    axes = [axis for axis in varying(chosen) if axis != "scheme"]
+    by_panel: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for group in groups(chosen):
+        by_panel.setdefault(_named(group, axes), {})[label(group.settings["scheme"])] = group.results[0]
+    columns = [(name, part) for name, of in by_panel.items() for part in _parts(list(of))]
+    fig = new_figure(max(4.0 * len(columns) + 0.6, 7.5), 7.4)
+    rows = fig.subplots(2, len(columns), squeeze=False)
+    for row, key in enumerate(("batch_std", "delta_rms")):
+        everything = [v for of in by_panel.values() for result in of.values() for v in _ladder(result, key)]
+        for column, (name, part) in enumerate(columns):
+            ax = rows[row][column]
+            plot_ladders({scheme: _ladder(by_panel[name][scheme], key) for scheme in part}, ax=ax, limits=everything)
+            ax.set_title(name if row == 0 else "", fontsize=11)
+            ax.set_xlabel("layer with weights" if row else "")
+            if row:
+                ax.legend(
+                    *rows[0][column].get_legend_handles_labels(),
+                    loc="upper center",
+                    bbox_to_anchor=(0.5, -0.16),
+                    frameon=False,
+                    fontsize=9,
+                )
+    rows[0][0].set_ylabel("signal: std over inputs\nof the pre-activation")
+    rows[1][0].set_ylabel("gradient: rms of the loss gradient\nat the pre-activation")
+    fig.suptitle(f"{title}\nbefore training; a cross marks where a line leaves float32 or the figure", fontsize=12)
+    return fig
+
+
+def _parts(schemes: list[str]) -> list[list[str]]:
+    """Schemes in parts that a panel can hold, of about equal size."""
+    count = math.ceil(len(schemes) / MOST)
+    size = math.ceil(len(schemes) / count)
+    return [schemes[i : i + size] for i in range(0, len(schemes), size)]
+
+
+def _ladder(result: Mapping[str, Any], key: str) -> list[float]:
+    """As ``lab.Report.ladder``, of what a file holds: null there is what was not finite."""
+    values = [r[key] for r in result["ladder"] if r["weight_std"] is not None][:-1]
+    return [math.inf if v is None else v for v in values]
+
+
+def _legend(fig: Any, lines: Sequence[str], dashes: bool = True) -> None:
+    """One legend for all panels, below them."""
+    if len(lines) < 2:
+        return
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], color=c, marker=m, label=line) for line, (c, _, m) in zip(lines, STYLES, strict=False)]
+    for handle, (_, dash, _) in zip(handles, STYLES, strict=False):
+        handle.set(linestyle=dash if dashes else "none")
+    fig.legend(handles=handles, loc="outside lower center", ncols=min(len(lines), 4), frameon=False, fontsize=10)

@@ -1,0 +1,118 @@
+"""The networks of a comparison by name: those of ``models``, the mlp, and plain stacks of convolutions."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from minidl import init as _init
+from minidl import models, nn
+from minidl.text import unknown
+
+__all__ = ["build", "check", "names", "plain"]
+
+PLAIN = re.compile(r"plain([1-9]\d*)")
+LEAST = 7  # layers of a plain network: its first convolution, one for each of three stages, three dense ones
+WIDTHS = (16, 32, 64)  # channels of the three stages
+DENSE = 128
+
+
+def names() -> list[str]:
+    """The names that ``build`` knows. Behind "plain" any number of layers may stand."""
+    return sorted({*models.names(), "mlp", "plain22", "plain30"})
+
+
+def check(name: str) -> None:
+    """Raise ValueError if ``build`` does not know this name; it suggests the nearest."""
+    stack = PLAIN.fullmatch(name)
+    if stack is None and name not in names():
+        raise unknown("network", name, names())
+    if stack is not None and int(stack[1]) < LEAST:
+        raise ValueError(f"{name}: a plain network has at least {LEAST} layers")
+
+
+def build(name: str, in_shape: tuple[int, ...], num_classes: int, sizes: list[int], **options: Any) -> nn.Module:
+    """A network for inputs of this shape.
+
+    Args:
+        name: one of ``names()``.
+        in_shape: of one example, (C, H, W) or (D,).
+        num_classes: scores to give.
+        sizes: hidden widths of the mlp.
+        options: activation, init, norm and seed, as every builder of ``models`` takes them.
+    """
+    if name == "mlp":
+        return models.mlp([math.prod(in_shape), *sizes, num_classes], **options)
+    stack = PLAIN.fullmatch(name)
+    if stack is not None:
+        return plain(int(stack[1]), in_shape=in_shape, num_classes=num_classes, **options)
+    return models.build(name, in_shape=in_shape, num_classes=num_classes, **options)
+
+
+def plain(
+    layers: int,
+    activation: str = "relu",
+    init: Any = None,
+    *,
+    norm: bool = False,
+    in_shape: tuple[int, ...] = (3, 32, 32),
+    num_classes: int = 10,
+    seed: int = 0,
+) -> nn.Sequential:
+    """So many layers with weights one after the other, no shortcut: 3×3 convolutions, and three dense layers on top.
+
+    He et al. 2015 compared Xavier with their own scheme on networks of 22 and 30 such layers for photographs of
+    224×224. This is that experiment in small: a first convolution to 16 channels and max-pooling; then three stages of
+    16, 32 and 64 channels that share the other convolutions evenly, the first two ending in max-pooling, the last in
+    average pooling to 2×2 (3×3 for images of 28×28); two dense layers of width 128 and the scores. Zero padding keeps
+    the size. As in the paper nearly all layers have as many inputs as outputs, so with ReLU Xavier halves the second
+    moment in each.
+
+    Args:
+        layers: layers with weights, at least 7.
+        activation, init, norm, seed: as for ``models.mlp``.
+        in_shape: (C, H, W); H and W at least 16.
+        num_classes: scores to give.
+
+    Source: He et al. 2015, "Delving Deep into Rectifiers", section 2.2 and figures 2 and 3.
+    """
+    check(f"plain{layers}")
+    if len(in_shape) != 3 or min(in_shape[1:]) < 16:
+        raise ValueError(f"plain{layers} reads images (C, H, W) of at least 16×16; got examples of shape {in_shape}")
+    scheme = models.scheme_for(activation) if init is None else init
+    modules: dict[str, nn.Module] = {}
+    modules |= _convolution(1, in_shape[0], WIDTHS[0], activation, norm)
+    modules["pool0"] = nn.MaxPool2d(2)
+    count, height, width, channels = 1, in_shape[1] // 2, in_shape[2] // 2, WIDTHS[0]
+    for stage, out in enumerate(WIDTHS):
+        for _ in range((layers - 4 - (count - 1)) // (len(WIDTHS) - stage)):
+            count += 1
+            modules |= _convolution(count, channels, out, activation, norm)
+            channels = out
+        if stage < 2:
+            modules[f"pool{stage + 1}"] = nn.MaxPool2d(2)
+            height, width = height // 2, width // 2
+    kernel = (max(height // 2, 1), max(width // 2, 1))
+    modules["pool3"] = nn.AvgPool2d(kernel)
+    modules["flatten"] = nn.Flatten()
+    inputs = channels * (height // kernel[0]) * (width // kernel[1])
+    for number in (count + 1, count + 2):
+        modules[f"linear{number}"] = nn.Linear(inputs, DENSE)
+        if norm:
+            modules[f"norm{number}"] = nn.BatchNorm1d(DENSE)
+        modules[f"{activation}{number}"] = nn.activation(activation)
+        inputs = DENSE
+    modules["output"] = nn.Linear(inputs, num_classes)
+    model = nn.Sequential(**modules)
+    _init.apply(model, scheme, seed=seed)
+    return model
+
+
+def _convolution(number: int, into: int, out: int, activation: str, norm: bool) -> dict[str, nn.Module]:
+    """A 3×3 convolution, batch normalization if wanted, the activation."""
+    modules: dict[str, nn.Module] = {f"conv{number}": nn.Conv2d(into, out, 3, padding=1)}
+    if norm:
+        modules[f"norm{number}"] = nn.BatchNorm2d(out)
+    modules[f"{activation}{number}"] = nn.activation(activation)
+    return modules
