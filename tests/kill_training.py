@@ -2,10 +2,10 @@
 
     python tests/kill_training.py --kills 20
 
-A child process trains with ``train.Checkpoint`` and says on its standard output what it is doing: every step, every
-array that it writes into a checkpoint, every renaming. The parent kills it at moments drawn from a seed, some of them
-inside a write, starts it again until it is done, and compares with a run that nobody disturbed. On Windows
-``TerminateProcess`` takes the place of the signal.
+A child process trains with ``train.Checkpoint``. The parent kills it at moments drawn from a seed, starts it again
+until it is done, and compares with a run that nobody disturbed. Half of the moments are anywhere; the others lie inside
+a checkpoint write: there the child halts before one of its arrays, before the data go to the disk or before the
+renaming, until it is killed. On Windows ``TerminateProcess`` takes the place of the signal.
 """
 
 from __future__ import annotations
@@ -27,34 +27,40 @@ ROOT = Path(__file__).resolve().parents[1]
 EVERY = 2  # updates between two checkpoints
 STEPS_IN_AN_EPOCH = 10
 
-#: Words of the child after which it is killed, and how often it says each in one write (of a step: once).
-MOMENTS = [("array", 20), ("sync", 2), ("rename", 1), ("step", 1)]
+#: Where a child is killed: anywhere after a step, or inside a write, and how often it gets there in one.
+ANYWHERE = ("step", 1)
+INSIDE = [("array", 20), ("sync", 1), ("rename", 1)]
 
 
 # ------------------------------------------------------------------------------------------------------------ the child
 
 
-def say(event: str) -> None:
-    print(event, flush=True)
+class Mouth:
+    """Says aloud what the child does, and halts it after so many steps where it says ``event`` for the nth time."""
 
+    def __init__(self, steps: int, event: str, times: int) -> None:
+        self.steps, self.event, self.times = steps, event, times
 
-def talkative() -> None:
-    """Let every array and every renaming of a checkpoint be announced, with time to be killed in between."""
+    def say(self, event: str, detail: object = "") -> None:
+        print(event, detail, flush=True)
+        self.steps -= event == "step"
+        if self.steps <= 0 and event == self.event:
+            self.times -= 1
+            if self.times == 0 and event != "step":
+                print("halt", flush=True)
+                time.sleep(600)
 
-    def announced(function: Any, event: str) -> Any:
+    def announced(self, function: Any, event: str) -> Any:
+        """The function, which says ``event`` first."""
+
         def call(*args: Any, **options: Any) -> Any:
-            say(event)
-            time.sleep(0.001)
+            self.say(event)
             return function(*args, **options)
 
         return call
 
-    np.lib.format.write_array = announced(np.lib.format.write_array, "array")
-    os.replace = announced(os.replace, "rename")
-    os.fsync = announced(os.fsync, "sync")
 
-
-def child(checkpoint: str | None, final: str, epochs: int) -> None:
+def child(checkpoint: str | None, final: str, epochs: int, mouth: Mouth) -> None:
     """Train a network with everything a run can carry along, and save what came out."""
     from minidl import data, init, nn, optim, train
 
@@ -67,9 +73,11 @@ def child(checkpoint: str | None, final: str, epochs: int) -> None:
         *(nn.Flatten(), nn.Dropout(0.3), nn.Linear(96, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 3)),
     )
     init.apply(model, seed=0)
-    callbacks: list[Any] = [SimpleNamespace(on_step=lambda run: say(f"step {run.step}"))]
+    callbacks: list[Any] = [SimpleNamespace(on_step=lambda run: mouth.say("step", run.step))]
     if checkpoint is not None:
-        talkative()
+        np.lib.format.write_array = mouth.announced(np.lib.format.write_array, "array")
+        os.fsync = mouth.announced(os.fsync, "sync")
+        os.replace = mouth.announced(os.replace, "rename")
         callbacks.append(train.Checkpoint(checkpoint, every=EVERY))
     history = train.fit(
         model,
@@ -86,7 +94,7 @@ def child(checkpoint: str | None, final: str, epochs: int) -> None:
     )
     rows = {f"history/{k}": np.array([r[k] for r in history]) for k in history[0] if k != "seconds"}
     np.savez(final, **model.state_dict(), **rows)
-    say("done")
+    mouth.say("done")
 
 
 # ----------------------------------------------------------------------------------------------------------- the parent
@@ -94,43 +102,42 @@ def child(checkpoint: str | None, final: str, epochs: int) -> None:
 
 @dataclass
 class Life:
-    """One process, from its start to its death: the last thing it said, and whether it was in a write then."""
+    """One process, from its start to its death: its last step, and whether it was in a write then."""
 
-    event: str
     step: int
     killed: bool
     in_a_write: bool
 
 
-def start(checkpoint: Path | None, final: Path, epochs: int) -> subprocess.Popen[str]:
+Moment = tuple[int, str, int]  # after so many steps, at this event, for the nth time
+
+
+def start(checkpoint: Path | None, final: Path, epochs: int, moment: Moment | None) -> subprocess.Popen[str]:
     command = [sys.executable, __file__, "--child", str(final), "--epochs", str(epochs)]
     command += [] if checkpoint is None else ["--checkpoint", str(checkpoint)]
+    command += [] if moment is None else ["--moment", *map(str, moment)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
 
 
-def live(checkpoint: Path, final: Path, epochs: int, kill_at: tuple[int, str, int] | None, delay: float) -> Life:
-    """Let a process live until, after so many steps, it has said ``event`` so many times; then kill it."""
-    process = start(checkpoint, final, epochs)
-    steps_left, event, times = kill_at or (sys.maxsize, "", 0)
-    said, step = "", 0
+def live(checkpoint: Path, final: Path, epochs: int, moment: Moment | None = None, delay: float = 0.0) -> Life:
+    """Let a process live until its moment comes, or to its end."""
+    process, step, steps, done = start(checkpoint, final, epochs, moment), 0, 0, False
     assert process.stdout is not None
     for line in process.stdout:
-        said = line.strip()
-        if said.startswith("step"):
-            step, steps_left = int(said.split()[1]), steps_left - 1
-        if steps_left <= 0 and said.startswith(event):
-            times -= 1
-            if times <= 0:
-                time.sleep(delay)
-                process.kill()
-                break
+        said, _, detail = line.strip().partition(" ")
+        done = said == "done"
+        if said == "step":
+            step, steps = int(detail), steps + 1
+        if said == "halt" or (moment is not None and moment[1] == "step" and steps >= moment[0]):
+            time.sleep(delay)
+            process.kill()
+            break
     process.stdout.close()
     code = process.wait()
-    if said != "done" and kill_at is None:
-        raise RuntimeError(f"the child ended with code {code} after {said!r}")
-    left = list(checkpoint.parent.glob(f"{checkpoint.name}.*.part"))
-    return Life(said, step, code != 0, bool(left))
+    if not done and moment is None:
+        raise RuntimeError(f"the child ended with code {code} after step {step}")
+    return Life(step, code != 0, bool(list(checkpoint.parent.glob(f"{checkpoint.name}.*.part"))))
 
 
 def series(kills: int, seed: int, folder: Path, report: Any = print) -> str:
@@ -143,21 +150,22 @@ def series(kills: int, seed: int, folder: Path, report: Any = print) -> str:
 
     epochs = 3 + kills  # long enough for all of them
     rng, checkpoint, final = np.random.default_rng(seed), folder / "run.npz", folder / "final.npz"
-    undisturbed = start(None, folder / "reference.npz", epochs)
+    undisturbed = start(None, folder / "reference.npz", epochs, None)
     undisturbed.communicate()
     assert undisturbed.returncode == 0, "the run that nobody disturbed failed"
     lives: list[Life] = []
     for number in range(1, kills + 1):
-        event, most = MOMENTS[rng.integers(len(MOMENTS))]
+        event, most = INSIDE[rng.integers(len(INSIDE))] if number % 2 else ANYWHERE
         moment = (int(rng.integers(1, 9)), event, int(rng.integers(1, most + 1)))
-        life = live(checkpoint, final, epochs, moment, delay=float(rng.uniform(0, 0.003)))
+        life = live(checkpoint, final, epochs, moment, delay=float(rng.uniform(0, 0.01)))
         assert life.killed, f"kill {number} came too late: the run was over"
         lives.append(life)
         saved = archive.read(checkpoint)["run"]["step"] if checkpoint.exists() else 0
-        where = "inside a write" if life.in_a_write else "between writes"
-        report(f"kill {number:2d}: {where}, at step {life.step} (last word {life.event!r}), goes on from {saved}")
+        where = f"before {event} {moment[2]} of a write" if event != "step" else "anywhere"
+        where += ", a part of a file left behind" if life.in_a_write else ""
+        report(f"kill {number:2d}: after step {life.step}, {where}; goes on from step {saved}")
         assert life.step - saved <= EVERY + 1, f"more than {EVERY} steps were lost"
-    live(checkpoint, final, epochs, None, 0.0)
+    live(checkpoint, final, epochs)
     left = sorted(p.name for p in folder.iterdir())
     assert left == ["final.npz", "reference.npz", "run.npz"], f"files were left behind: {left}"
     with np.load(final) as ours, np.load(folder / "reference.npz") as truth:
@@ -175,9 +183,11 @@ def main() -> None:
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--checkpoint", help=argparse.SUPPRESS)
     parser.add_argument("--epochs", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--moment", nargs=3, default=(0, "", 0), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.child:
-        child(asked.checkpoint, asked.child, asked.epochs)
+        steps, event, times = asked.moment
+        child(asked.checkpoint, asked.child, asked.epochs, Mouth(int(steps), event, int(times)))
         return
     sys.path.insert(0, str(ROOT))
     with tempfile.TemporaryDirectory() as folder:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import DEVICE, fetch, tensor
 
-from minidl import init, models, nn, ops
+from minidl import init, lab, models, nn, ops
 from minidl.ops.nonlinear import ACTIVATIONS
 
 FIVE = ["lenet5", "alexnet", "vgg11", "googlenet", "resnet18"]
@@ -260,6 +260,15 @@ def test_googlenet_counts_the_loss_of_each_auxiliary_classifier_three_tenths():
     assert len({one, two, three}) == 3
     alone = fetch(model.training_loss(outputs[0], y, ops.cross_entropy)).item()
     assert alone == one
+
+
+def test_the_probe_measures_every_layer_of_a_network_with_several_outputs():
+    model, y = small("googlenet"), np.array([1, 2])
+    report = lab.probe(model, images(), y)
+    measured = {record["layer"] for record in report.records}
+    assert {"lower.conv1", "upper.output", "aux1.output", "aux2.output"} <= measured
+    assert all(record["delta_rms"] > 0 for record in report.records)
+    assert report.loss > lab.probe(small("googlenet", aux=False), images(), y).loss
 
 
 def test_auxiliary_classifiers_do_not_change_the_weights_of_the_others():

@@ -9,6 +9,7 @@ from minidl import models, nn, ops
 
 F, t = torch.nn.functional, torch.nn
 pytestmark = pytest.mark.oracle
+slow = pytest.mark.slow
 
 
 def compare(ours, theirs, shape, count=2, tolerance=1e-8):
@@ -70,6 +71,7 @@ def alexnet(first, left, part, units):
     )
 
 
+@slow
 def test_alexnet_is_that_of_the_twin():
     ours = without_dropout(models.alexnet(num_classes=10))
     compare(ours, alexnet(conv(3, 64, 11, stride=4, padding=2), 6, 1, 4096), (3, 224, 224), count=1)
@@ -94,6 +96,7 @@ def vgg(plan, left, units):
 A = [64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"]
 
 
+@slow
 def test_vgg11_is_that_of_the_twin():
     """At 96×96, the smallest image of the published form: at 224×224 the doubles of both would need 4 GB."""
     compare(without_dropout(models.vgg11(in_shape=(3, 96, 96), num_classes=10)), vgg(A, 3, 4096), (3, 96, 96), count=1)
@@ -177,7 +180,7 @@ def side_by_side(model):
 @pytest.mark.parametrize(
     ("shape", "twin"),
     [
-        ((3, 224, 224), lambda: GoogLeNet()),
+        pytest.param((3, 224, 224), lambda: GoogLeNet(), marks=slow),
         ((3, 32, 32), lambda: GoogLeNet(4, small=True, aux_side=2)),
         ((3, 28, 28), lambda: GoogLeNet(4, small=True, aux_side=1)),
     ],
@@ -265,8 +268,8 @@ def small_stem():
 @pytest.mark.parametrize(
     ("name", "side", "plan"),
     [
-        ("resnet18", 224, ([2, 2, 2, 2], 64, False, large_stem)),
-        ("resnet50", 224, ([3, 4, 6, 3], 64, True, large_stem)),
+        pytest.param("resnet18", 224, ([2, 2, 2, 2], 64, False, large_stem), marks=slow),
+        pytest.param("resnet50", 224, ([3, 4, 6, 3], 64, True, large_stem), marks=slow),
         ("resnet18", 32, ([2, 2, 2, 2], 16, False, small_stem)),
         ("resnet50", 32, ([3, 4, 6, 3], 16, True, small_stem)),
         ("resnet20", 32, ([3, 3, 3], 16, False, small_stem)),

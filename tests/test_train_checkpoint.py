@@ -173,6 +173,7 @@ def test_dropout_that_was_seeded_by_nobody_goes_on_with_its_own_masks(tmp_path):
         command([train.Checkpoint(tmp_path / "half.npz", 2), killer(9)])
     _, weights, _ = command([train.Checkpoint(tmp_path / "half.npz", 2)], make=lambda: again)
     assert_same_state(weights, first.state_dict())
+    assert (again[4].seed, again[4].number) == (first[4].seed, first[4].number)  # also for streams begun later
 
 
 def test_weights_in_an_unusual_order_in_memory_keep_it(tmp_path):

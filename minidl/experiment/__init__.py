@@ -2,10 +2,10 @@
 
 from minidl.experiment.compare import ACTIVATIONS, SCHEMES, Comparison, compare, variance, verdict
 from minidl.experiment.grid import Cell, Grid
-from minidl.experiment.measure import measure
 from minidl.experiment.presets import PRESETS, Preset
 from minidl.experiment.runner import CellFailed, run
 from minidl.experiment.store import Store
+from minidl.experiment.trial import measure
 
 __all__ = [
     "ACTIVATIONS",

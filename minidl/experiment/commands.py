@@ -68,10 +68,11 @@ def _say(line: str) -> None:
 
 def _resumed(args: argparse.Namespace) -> Store:
     """The store of ``--resume``, on the device on which it was begun."""
-    others = [name for name in (*ARGUMENTS, *CHANGES) if name not in ("resume", "jobs") and _given(args, name)]
+    others = [
+        name for name in dict.fromkeys([*ARGUMENTS, *CHANGES]) if name not in ("resume", "jobs") and _given(args, name)
+    ]
     if others:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in others)
-        raise ValueError(f"--resume goes on with what was asked for in its folder; leave {names} out")
+        raise ValueError(f"--resume goes on with what was asked for in its folder; leave {', '.join(others)} out")
     store = Store.open(Path(args.resume))
     device = store.asked.get("device", "cpu")
     if args.backend != "auto" and device_for(args.backend) != device:

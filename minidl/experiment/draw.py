@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from minidl.experiment.grid import label
-from minidl.experiment.summary import Group, groups, varying
+from minidl.experiment.summary import Group, caption, groups, varying
 from minidl.lab import plot_ladders
 from minidl.lab.draw import STYLES, new_figure, on_paper
 
@@ -23,8 +24,10 @@ __all__ = ["accuracy_figure", "curves_figure", "figures", "ladders_figure"]
 
 Records = Sequence[Mapping[str, Any]]
 MOST = len(STYLES)  # lines in a panel
+LARGE = 100.0  # losses beyond leave the figure, so that those of networks that learn can be told apart
 GRID = {"color": "#DDDDDD", "linewidth": 0.6}
-ACCURACY_TICKS = (0, 50, 80, 90, 95, 98, 99, 99.5, 99.8)  # in percent
+ACCURACY_TICKS = (0, 25, 50, 70, 80, 90, 95, 98, 99, 99.5, 99.8)  # in percent
+CLAIMED = {"marker": "D", "color": "#7F7F7F", "markerfacecolor": "none", "markersize": 8, "linestyle": "none"}
 CURVES = {  # key of the history -> what is drawn; None is the curve within the first epoch
     "test_accuracy": "test accuracy",
     "test_loss": "test loss",
@@ -32,12 +35,19 @@ CURVES = {  # key of the history -> what is drawn; None is the curve within the 
 }
 
 
-def figures(records: Records, title: str) -> dict[str, Any]:
-    """File name -> figure, of all that can be drawn of these cells."""
+def figures(records: Records, title: str, claimed: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """File name -> figure, of all that can be drawn of these cells.
+
+    Args:
+        records: of the store.
+        title: of the figures; what was used is written below it.
+        claimed: scheme -> the accuracy that the article gives for it.
+    """
+    title = f"{title}\n{wrapped(caption(records, short=True))}"
     found = {"ladders.png": ladders_figure(records, title)}
     trained = [record for record in records if "history" in record["result"]]
     if trained:
-        found["accuracy.png"] = accuracy_figure(trained, title)
+        found["accuracy.png"] = accuracy_figure(trained, title, claimed)
         found |= {f"curves{n}.png": fig for n, fig in curves_figures(trained, title).items()}
     return found
 
@@ -79,7 +89,7 @@ def _named(group: Group, axes: Sequence[str]) -> str:
 
 
 @on_paper()
-def accuracy_figure(records: Records, title: str) -> Any:
+def accuracy_figure(records: Records, title: str, claimed: Mapping[str, float] | None = None) -> Any:
     """Schemes from top to bottom, test accuracy to the right: mean, standard deviation and every single seed.
 
     The axis is logarithmic in the *errors*: 98 % and 99 % are as far apart as 50 % and 75 %.
@@ -92,7 +102,8 @@ def accuracy_figure(records: Records, title: str) -> Any:
     markers = list(dict.fromkeys(plan.line_of(group) for group in found))
     longest = max(len(label(scheme)) for scheme in schemes)
     height = max(0.22 * len(markers), 0.34) * len(schemes) + 1.9
-    fig = new_figure(0.085 * longest + 1.2 + 4.6 * min(len(panels), 3), height * math.ceil(len(panels) / 3))
+    across = max(0.085 * longest + 1.2 + 4.6 * min(len(panels), 3), 9.0)
+    fig = new_figure(across, height * math.ceil(len(panels) / 3))
     grid = fig.subplots(math.ceil(len(panels) / 3), min(len(panels), 3), sharey=True, sharex=True, squeeze=False)
     worst, best = _range([v for group in found for v in group.values("test_accuracy")])
     for ax, panel in itertools.zip_longest(grid.flat, panels):
@@ -103,6 +114,9 @@ def accuracy_figure(records: Records, title: str) -> Any:
             if plan.panel_of(group) == panel:
                 place = schemes.index(group.settings["scheme"])
                 _dot(ax, group, place, markers.index(plan.line_of(group)), len(markers), best)
+        for scheme, share in (claimed or {}).items():
+            if scheme in schemes and worst < share < best:
+                ax.plot([_position(share)], [schemes.index(scheme)], **CLAIMED)
         ax.set_title(panel, fontsize=11)
         _accuracy_axis(ax, worst, best)
         ax.set_yticks(range(len(schemes)), [label(scheme) for scheme in schemes])
@@ -111,8 +125,8 @@ def accuracy_figure(records: Records, title: str) -> Any:
         for edge in np.arange(0.5, len(schemes) - 1):
             ax.axhline(edge, **GRID)
         ax.set_xlabel("test accuracy in %, mean ± s.d.; small: single seeds")
-    _legend(fig, markers, dashes=False)
-    fig.suptitle(title, fontsize=12)
+    _legend(fig, markers, dashes=False, claimed=bool(claimed))
+    fig.suptitle(title, fontsize=11)
     return fig
 
 
@@ -189,6 +203,7 @@ def curves_figure(records: Records, title: str, quantities: Sequence[str | None]
     fig = new_figure(max(3.5 * across + 0.6, 7.5), 2.6 * down + 1.3)
     grid = fig.subplots(down, across, sharey="row" if len(quantities) > 1 else True, squeeze=False)
     places = list(itertools.product(quantities, panels))
+    limits = {key: _curve_limits(found, key) for key in quantities}
     for ax, place in itertools.zip_longest(grid.flat, places):
         if place is None:
             ax.set_axis_off()
@@ -197,13 +212,13 @@ def curves_figure(records: Records, title: str, quantities: Sequence[str | None]
         for group in found:
             if plan.panel_of(group) == panel:
                 _curve(ax, group, key, STYLES[lines.index(plan.line_of(group))])
-        _curve_axes(ax, key)
+        _curve_axes(ax, key, limits[key])
         ax.set_title(panel if key == quantities[0] else "", fontsize=9.5 if len(quantities) == 1 else 11)
     for row in grid:
         key = quantities[list(grid[:, 0]).index(row[0])] if len(quantities) > 1 else quantities[0]
         row[0].set_ylabel(CURVES[key])
     _legend(fig, lines)
-    fig.suptitle(title, fontsize=12)
+    fig.suptitle(title, fontsize=11)
     return fig
 
 
@@ -237,15 +252,25 @@ def _points(result: Mapping[str, Any], key: str | None) -> list[tuple[float, flo
     return [(r["epoch"], None if r[key] is None else scale * r[key]) for r in result["history"] if key in r]
 
 
-def _curve_axes(ax: Any, key: str | None) -> None:
+def _curve_limits(found: Sequence[Group], key: str | None) -> tuple[float, float]:
+    """Limits that hold all lines of a row, losses not beyond what a figure can show."""
+    if key == "test_accuracy":
+        return 0.0, 102.0
+    values = [v for group in found for result in group.results for _, v in _points(result, key)]
+    finite = [v for v in values if v is not None and 1e-4 <= v <= LARGE] or [1.0]
+    return min(finite) / 1.3, max(finite) * 1.3
+
+
+def _curve_axes(ax: Any, key: str | None, limits: tuple[float, float]) -> None:
     ax.grid(True, **GRID)
     ax.set_xlabel("step" if key is None else "epoch")
     if key == "test_accuracy":
         ax.yaxis.set_major_formatter(lambda v, _: f"{v:g} %")
     else:
         ax.set_yscale("log")
-        low, high = ax.get_ylim()
-        ax.set_ylim(max(low, 1e-4), min(high, 1e4))
+        ax.yaxis.set_minor_formatter("")
+        ax.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
+    ax.set_ylim(*limits)
     if key is not None:
         ax.xaxis.get_major_locator().set_params(integer=True)
 
@@ -282,7 +307,7 @@ def ladders_figure(records: Records, title: str) -> Any:
                 )
     rows[0][0].set_ylabel("signal: std over inputs\nof the pre-activation")
     rows[1][0].set_ylabel("gradient: rms of the loss gradient\nat the pre-activation")
-    fig.suptitle(f"{title}\nbefore training; a cross marks where a line leaves float32 or the figure", fontsize=12)
+    fig.suptitle(f"{title}\nBefore training; a cross marks where a line leaves float32 or the figure", fontsize=11)
     return fig
 
 
@@ -299,13 +324,21 @@ def _ladder(result: Mapping[str, Any], key: str) -> list[float]:
     return [math.inf if v is None else v for v in values]
 
 
-def _legend(fig: Any, lines: Sequence[str], dashes: bool = True) -> None:
+def wrapped(text: str, width: int = 100) -> str:
+    """The text in lines for a figure."""
+    return "\n".join(textwrap.wrap(text, width))
+
+
+def _legend(fig: Any, lines: Sequence[str], dashes: bool = True, claimed: bool = False) -> None:
     """One legend for all panels, below them."""
-    if len(lines) < 2:
+    if len(lines) < 2 and not claimed:
         return
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color=c, marker=m, label=line) for line, (c, _, m) in zip(lines, STYLES, strict=False)]
     for handle, (_, dash, _) in zip(handles, STYLES, strict=False):
         handle.set(linestyle=dash if dashes else "none")
+    if claimed:
+        handles.append(Line2D([], [], label="the article's number"))
+        handles[-1].set(**CLAIMED)
     fig.legend(handles=handles, loc="outside lower center", ncols=min(len(lines), 4), frameon=False, fontsize=10)

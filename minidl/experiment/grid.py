@@ -37,16 +37,14 @@ LABELS = {
     "Glorot uniform": "glorot_uniform",
     "He": "he_normal",
     "He truncated": "he_truncated_normal",
-    "He truncated, uncorrected": (
-        "variance_scaling(scale=2.0, distribution='truncated_normal', correct_truncation=False)"
-    ),
+    "He cut, Keras 2.0.9": ("variance_scaling(scale=2.0, distribution='truncated_normal', correct_truncation=False)"),
     "orthogonal": "orthogonal",
-    "as written: √(2/n) is std, n outputs": "as_written_gaussian",
-    "as written: √(2/n) is variance, n outputs": "as_written_gaussian(second_argument='variance')",
-    "as written: √(2/n) is variance, n inputs": "as_written_gaussian(neurons='fan_in', second_argument='variance')",
-    "as written: Xavier": "as_written_xavier",
-    "as written: Xavier, n = 784, m = 10": "as_written_xavier_global",
-    "as written: Kaiming": "as_written_kaiming",
+    "article: √(2/n) is σ": "as_written_gaussian",
+    "article: √(2/n) is σ²": "as_written_gaussian(second_argument='variance')",
+    "article: √(2/n) is σ², n inputs": "as_written_gaussian(neurons='fan_in', second_argument='variance')",
+    "article: Xavier": "as_written_xavier",
+    "article: Xavier(784, 10)": "as_written_xavier_global",
+    "article: Kaiming": "as_written_kaiming",
 }
 _BY_SPEC = {written: name for name, written in LABELS.items()}
 

@@ -34,7 +34,7 @@ PRESETS = {
     # readings of its formulas. Xavier is the paper's own uniform law, which is also the default of Keras. What the
     # article calls Xavier for ReLU is the same scheme as He, bit for bit, and so is not run twice.
     "article": Preset(
-        "The article's experiment: LeNet-5 with max-pooling on MNIST, ReLU, cross-entropy, batch 64, 5 epochs",
+        "The article's experiment: LeNet-5 with max-pooling on MNIST",
         Grid(
             dataset=("mnist",),
             network=("lenet5",),
@@ -51,12 +51,12 @@ PRESETS = {
                 "Glorot uniform",
                 "He",
                 "He truncated",
-                "He truncated, uncorrected",
+                "He cut, Keras 2.0.9",
                 "orthogonal",
-                "as written: √(2/n) is std, n outputs",
-                "as written: √(2/n) is variance, n outputs",
-                "as written: Xavier, n = 784, m = 10",
-                "as written: Kaiming",
+                "article: √(2/n) is σ",
+                "article: √(2/n) is σ²",
+                "article: Xavier(784, 10)",
+                "article: Kaiming",
             ),
             seed=SEEDS,
             epochs=5,
@@ -71,7 +71,7 @@ PRESETS = {
             network=("lenet5",),
             activation=("sigmoid", "tanh", "relu"),
             optimizer=BOTH,
-            scheme=("zeros", "N(0, 0.01²)", "Glorot uniform", "He", "orthogonal", "as written: Kaiming"),
+            scheme=("zeros", "N(0, 0.01²)", "Glorot uniform", "He", "orthogonal", "article: Kaiming"),
             seed=SEEDS,
             epochs=5,
         ),
@@ -123,13 +123,13 @@ PRESETS = {
     ),
     # Every network is probed on whatever photographs are there. It is trained too where every class has at least five.
     "imagenet": Preset(
-        "Five architectures in their published forms on photographs of ImageNet at 224×224, batch 8",
+        "Five architectures in their published forms on photographs of ImageNet at 224×224",
         Grid(
             dataset=("imagenet",),
             network=("lenet5", "alexnet", "vgg11", "googlenet", "resnet18"),
             activation=("relu",),
             optimizer=("momentum:0.01",),
-            scheme=("zeros", "N(0, 0.01²)", "Glorot uniform", "He", "as written: Kaiming"),
+            scheme=("zeros", "N(0, 0.01²)", "Glorot uniform", "He", "article: Kaiming"),
             seed=SEEDS,
             epochs=5,
             batch_size=8,

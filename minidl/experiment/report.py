@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from minidl.experiment.draw import figures
-from minidl.experiment.scoreboard import scoreboard
+from minidl.experiment.scoreboard import claimed_accuracies, scoreboard
 from minidl.experiment.store import Store, version, write_atomically
 from minidl.experiment.summary import caption, flat, markdown, rows, text_table
-from minidl.text import table, to_json
+from minidl.text import to_json
 
 __all__ = ["document", "printed", "write"]
-
-SCOREBOARD = ("claim", "claimed", "predicted", "measured", "verdict")
 
 
 def write(store: Store) -> dict[str, Any]:
@@ -24,7 +22,7 @@ def write(store: Store) -> dict[str, Any]:
     """
     records = store.records()
     found = document(store, records)
-    drawn = figures(records, found["title"]) if records else {}
+    drawn = figures(records, found["title"], claimed_accuracies(records)) if records else {}
     for name, figure in drawn.items():
         figure.savefig(store.folder / name, dpi=150)
     write_atomically(store.folder / "table.md", f"{found['caption']}\n\n{markdown(rows(records))}")
@@ -54,9 +52,14 @@ def document(store: Store, records: Sequence[Mapping[str, Any]]) -> dict[str, An
 def printed(found: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> str:
     """The tables for a terminal."""
     parts = [text_table(records), found["caption"]]
-    if found["scoreboard"]:
-        parts.append(table(found["scoreboard"], SCOREBOARD))
+    parts += [_in_lines(row) for row in found["scoreboard"]]
     return "\n\n".join(parts)
+
+
+def _in_lines(row: Mapping[str, str]) -> str:
+    """A row of the scoreboard for a terminal: as a table it is too wide."""
+    body = [f"  {name:<10} {row[name]}" for name in ("claimed", "predicted", "measured") if row[name] != "–"]
+    return "\n".join([f"{row['claim']}: {row['verdict']}", *body])
 
 
 def _made_with(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from minidl.experiment.grid import Cell
-from minidl.experiment.measure import measure
 from minidl.experiment.store import Store
+from minidl.experiment.trial import measure
 from minidl.text import progress
 
 __all__ = ["CellFailed", "run"]

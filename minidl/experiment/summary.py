@@ -132,16 +132,16 @@ def percent(mean: float, sd: float = math.nan) -> str:
     return f"{100 * mean:.2f} %" if math.isnan(sd) else f"{100 * mean:.2f} ± {100 * sd:.2f} %"
 
 
-def plus_minus(mean: float, sd: float = math.nan) -> str:
-    """A loss as "0.0312 ± 0.0021"."""
+def plus_minus(mean: float, sd: float = math.nan, digits: int = 3) -> str:
+    """A loss as "0.031 ± 0.002"."""
     if math.isnan(mean):
         return "not finite"
-    digits = 4 if abs(mean) < 100 else 0
+    digits = digits if abs(mean) < 100 else 0
     return f"{mean:.{digits}f}" if math.isnan(sd) else f"{mean:.{digits}f} ± {sd:.{digits}f}"
 
 
-def caption(records: Records) -> str:
-    """What was used, in words: images, epochs, batch, seeds, threads."""
+def caption(records: Records, short: bool = False) -> str:
+    """What was used, in words: images, network, epochs, batch, seeds; ``short`` leaves out what the numbers are."""
     cells = [record["cell"] for record in records]
     if not cells:
         return "No cell is finished yet."
@@ -154,7 +154,7 @@ def caption(records: Records) -> str:
     ]
     batch = _unique(f"batch {cell['batch_size']}" for cell in cells)
     said = [*pictures, *shared, *length, *batch, f"seeds {', '.join(map(str, seeds))}"]
-    return "; ".join(said) + ". Numbers are means ± standard deviation over the seeds."
+    return "; ".join(said) + ("" if short else ". Numbers are means ± standard deviation over the seeds.")
 
 
 def _pictures(record: Mapping[str, Any]) -> str:

@@ -99,7 +99,7 @@ def probe(
         model: any tree of modules; measured are those without modules inside, in the order in which they run.
         x: inputs (N, ...), float32, an array or a Tensor; moved to the model's device.
         y: labels, as the loss wants them.
-        loss: ``loss(model(x), y)``.
+        loss: ``loss(model(x), y)``, or what the model's own ``training_loss(outputs, y, loss)`` makes of it.
         optimizer: if given, the size of one update is measured too, on copies.
 
     Raises:
@@ -111,7 +111,9 @@ def probe(
     with _left_as_it_was(model):
         handles = [m.register_forward_hook(_watcher(path, records)) for path, m in _leaves(model)]
         try:
-            value = loss(model(inputs), labels)
+            outputs = model(inputs)
+            own = getattr(model, "training_loss", None)  # of networks with auxiliary classifiers
+            value = loss(outputs, labels) if own is None else own(outputs, labels, loss)
             model.zero_grad()
             value.backward()
         finally:

@@ -92,9 +92,11 @@ class Stack:
         """The layers as a module."""
         return nn.Sequential(**self.layers)
 
-    def add(self, name: str, layer: nn.Module) -> Self:
-        """Any layer that keeps the shape."""
+    def add(self, name: str, layer: nn.Module, like: Stack | None = None) -> Self:
+        """Any layer, which gives the shape that the row ``like`` gives; without, it keeps the shape."""
         self.layers[name] = layer
+        if like is not None:
+            self.channels, self.size = like.channels, like.size
         return self
 
     def conv(self, label: object, channels: int, kernel: int, stride: int = 1, padding: int = 0) -> Self:

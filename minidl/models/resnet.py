@@ -106,31 +106,32 @@ class _Plan:
     def add_block(self, net: Stack, label: str, width: int, stride: int) -> None:
         """One block at the end of ``net``: the branch, and a shortcut where the shape changes."""
         convs = [(width, 1, 1), (width, 3, stride), (4 * width, 1, 1)] if self.bottleneck else []
-        convs = convs or [(width, 3, stride), (width, 3, 1)]
-        reshapes, is_first = stride > 1 or net.channels != convs[-1][0], label == "1_1"
-        shared = reshapes or is_first  # the first activation: before the branch leaves, not inside it
-        if self.pre and reshapes and not is_first:  # in the first block it is that of the network's first convolution
+        convs = convs or [(width, 3, stride), (width, 3, 1)]  # (channels, kernel, stride)
+        reshapes = stride > 1 or net.channels != convs[-1][0]
+        active = label == "1_1"  # the first block gets an input that is activated already
+        if self.pre and reshapes and not active:  # here branch and shortcut share an activation, so it stands before
             net.normalize(label).activate(label)
-        branch, shortcut = net.branch(), net.branch()
-        for i, (channels, kernel, step) in enumerate(convs, start=1):
-            if self.pre and not (i == 1 and shared):
-                branch.normalize(i).activate(i)
-            branch.conv(i, channels, kernel, step, padding=kernel // 2)
+            active = True
+        branch = self._branch(net.branch(), convs, active)
+        shortcut = self._shortcut(net.branch(), branch.channels, stride).sequential() if reshapes else None
+        block = nn.Residual(branch.sequential(), shortcut, None if self.pre else net.activation)
+        net.add(f"block{label}", block, like=branch)
+
+    def _branch(self, net: Stack, convs: list[tuple[int, int, int]], active: bool) -> Stack:
+        """What the block learns to add; ``active``: whether its input is activated already."""
+        for i, (channels, kernel, stride) in enumerate(convs, start=1):
+            if self.pre and not (active and i == 1):
+                net.normalize(i).activate(i)
+            net.conv(i, channels, kernel, stride, padding=kernel // 2)
             if not self.pre:
-                branch.normalize(i)
-                if i < len(convs):
-                    branch.activate(i)
-        if self.scale:
-            branch.add("scale", nn.Scale())
-        if reshapes:
-            shortcut.conv("", branch.channels, 1, stride)
-            if not self.pre:
-                shortcut.normalize("")
-        residual = nn.Residual(
-            branch.sequential(), shortcut.sequential() if reshapes else None, None if self.pre else net.activation
-        )
-        net.add(f"block{label}", residual)
-        net.channels, net.size = branch.channels, branch.size
+                net.normalize(i)
+                if i < len(convs):  # the last activation comes after the sum
+                    net.activate(i)
+        return net.add("scale", nn.Scale()) if self.scale else net
+
+    def _shortcut(self, net: Stack, channels: int, stride: int) -> Stack:
+        net.conv("", channels, 1, stride)
+        return net if self.pre else net.normalize("")
 
 
 def resnet18(activation: str = "relu", init: Init = None, **options: Any) -> nn.Sequential:

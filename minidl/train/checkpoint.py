@@ -75,8 +75,8 @@ class Checkpoint:
     """A callback of ``fit`` that writes the whole run to a file, and goes on from it when the file is there.
 
     So a run that was killed is continued by the same command, and ends with the same bits as one that was not: weights
-    and history agree (but for the seconds). A run that had ended returns its history at once; with more ``epochs`` it
-    goes on. To start anew, remove the file.
+    and history agree (but for the seconds; on a GPU as far as its sums come out alike twice). A run that had ended
+    returns its history at once; with more ``epochs`` it goes on. To start anew, remove the file.
 
     Args:
         path: .npz, or .safetensors with the extra ``io``; its folder is made if need be.
