@@ -68,9 +68,8 @@ def _say(line: str) -> None:
 
 def _resumed(args: argparse.Namespace) -> Store:
     """The store of ``--resume``, on the device on which it was begun."""
-    others = [
-        name for name in dict.fromkeys([*ARGUMENTS, *CHANGES]) if name not in ("resume", "jobs") and _given(args, name)
-    ]
+    names = [name for name in dict.fromkeys([*ARGUMENTS, *CHANGES]) if name not in ("resume", "jobs")]
+    others = [f"--{name.replace('_', '-')}" for name in names if _given(args, name)]
     if others:
         raise ValueError(f"--resume goes on with what was asked for in its folder; leave {', '.join(others)} out")
     store = Store.open(Path(args.resume))

@@ -95,11 +95,19 @@ def rows(records: Records) -> list[dict[str, str]]:
 
 
 def _numbers(group: Group) -> dict[str, str]:
+    """Of networks that were trained, what they reached; of others, what the probe found."""
+    if not group.values("test_accuracy"):
+        factors = {f"{key} ×/layer": _short(group.mean(key)) for key in ("rms", "signal", "gradient")}
+        return {"initial loss": plus_minus(group.mean("initial_loss"), group.sd("initial_loss")), **factors}
     found = {}
     for key in MEASURES:
         show = percent if key.endswith("accuracy") else plus_minus
-        found[key.replace("_", " ")] = show(group.mean(key), group.sd(key)) if group.values(key) else "–"
+        found[key.replace("_", " ")] = show(group.mean(key), group.sd(key))
     return found | {"diverged": f"{group.diverged} of {len(group.results)}", "verdict": group.verdict}
+
+
+def _short(value: float) -> str:
+    return "not finite" if math.isnan(value) else f"{value:.3g}"
 
 
 def _word(axis: str, value: Any) -> str:
@@ -111,16 +119,20 @@ def _word(axis: str, value: Any) -> str:
 def text_table(records: Records) -> str:
     """The table for a terminal: 100 columns are not enough for all, so without the losses on the training images."""
     lines = rows(records)
-    hidden = {"train loss", "diverged"} if any(g.diverged == 0 for g in groups(records)) else {"train loss"}
-    columns = [name for name in (lines[0] if lines else []) if name not in hidden]
-    return table(lines, columns)
+    hidden = {"train loss"} if any(group.diverged for group in groups(records)) else {"train loss", "diverged"}
+    return table(lines, [name for name in _columns(lines) if name not in hidden])
+
+
+def _columns(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names of all columns: networks that were not trained have others."""
+    return list(dict.fromkeys(name for line in lines for name in line))
 
 
 def markdown(lines: Sequence[Mapping[str, Any]]) -> str:
     """Rows as a Markdown table."""
     if not lines:
         return "nothing yet"
-    names = list(lines[0])
+    names = _columns(lines)
     body = [[str(line.get(name, "")).replace("|", "\\|") for name in names] for line in lines]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (names, ["---"] * len(names), *body))
 
@@ -147,7 +159,7 @@ def caption(records: Records, short: bool = False) -> str:
         return "No cell is finished yet."
     pictures = _unique(_pictures(record) for record in records)
     seeds = sorted({cell["seed"] for cell in cells})
-    length = _unique(_length(cell) for cell in cells)
+    length = _unique(_length(r["cell"]) for r in records if r["result"]["verdict"] != "not trained")
     common = {axis: cells[0][axis] for axis in AXES if axis not in varying(records)}
     shared = [
         _word(axis, common[axis]) for axis in ("network", "norm", "activation", "loss", "optimizer") if axis in common

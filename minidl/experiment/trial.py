@@ -6,7 +6,6 @@ import functools
 import hashlib
 import platform
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -111,9 +110,7 @@ def build(cell: Cell, split: Split) -> Module:
 def _probed(cell: Cell, model: Module, part: Part, device: str) -> Report:
     """The network before training, on the batch with which the training will begin."""
     x, y = next(iter(DataLoader(part, min(cell.batch_size, len(part)), shuffle=True, seed=cell.seed, device=device)))
-    loss = LOSSES[cell.loss]
-    joint: Callable[..., Any] | None = getattr(model, "training_loss", None)  # a network with several outputs knows how
-    return probe(model, x, y, loss=loss if joint is None else lambda outputs, y: joint(outputs, y, loss))
+    return probe(model, x, y, loss=LOSSES[cell.loss])
 
 
 def _trained(
