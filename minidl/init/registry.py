@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from minidl.text import unknown
 
-__all__ = ["Initializer", "InitializerLike", "Request", "Scheme", "get", "names", "register", "title"]
+__all__ = ["Initializer", "InitializerLike", "Request", "Scheme", "entry", "get", "names", "register", "title"]
 
 P = ParamSpec("P")
 
@@ -172,15 +172,24 @@ def get(scheme: str | InitializerLike, **params: Any) -> InitializerLike:
     """
     if not isinstance(scheme, str):
         return _as_it_is(scheme, params)
-    name = _ALIASES.get(scheme, scheme)
-    if name not in _SCHEMES:
-        raise unknown("scheme", scheme, [*_SCHEMES, *_ALIASES])
-    factory = _SCHEMES[name].factory
+    name, _, _, factory = entry(scheme)
     accepted = inspect.signature(factory).parameters
     for key in params:
         if key not in accepted:
             raise TypeError(f"scheme {name!r} has no parameter {key!r}; it accepts: {', '.join(accepted) or 'none'}")
     return factory(**params)
+
+
+def entry(name: str) -> Scheme:
+    """The line of the registry for a name or an alias: aliases, family, and the factory with its docstring.
+
+    Raises:
+        ValueError: an unknown name; the message suggests the nearest.
+    """
+    known = _ALIASES.get(name, name)
+    if known not in _SCHEMES:
+        raise unknown("scheme", name, [*_SCHEMES, *_ALIASES])
+    return _SCHEMES[known]
 
 
 def names() -> list[str]:
