@@ -254,6 +254,51 @@ def _deliver(args: argparse.Namespace, name: str, table: str, figure: Any, conte
         print(f"\nfigure   {folder / f'{name}.png'}\nresults  {folder / 'results.json'}\nrepeat   {args.command_line}")
 
 
+# -- init: the schemes and their passports -------------------------------------------------------------------------
+
+
+def init_arguments(sub: argparse.ArgumentParser) -> None:
+    """The arguments of ``minidl init``."""
+    sub.add_argument("action", choices=("list", "show"), help="list the schemes, or show one; list needs no name")
+    sub.add_argument("name", nargs="?", metavar="NAME", help='he_normal, "normal(std=0.05)"; see: minidl init list')
+    sub.add_argument("--fan-in", type=int, default=256, metavar="N", help="inputs of a layer (default: %(default)s)")
+    sub.add_argument("--fan-out", type=int, default=256, metavar="N", help="its outputs (default: %(default)s)")
+    sub.add_argument("--seed", type=int, default=0, help="same seed, same weights (default: %(default)s)")
+
+
+def init(args: argparse.Namespace) -> int:
+    """List the schemes of initialization, or show the passport of one: its page, and its figure as a file."""
+    from minidl import init as schemes
+
+    if args.action == "list":
+        rows = [_scheme_row(schemes.registry.entry(name)) for name in schemes.names()]
+        if args.json:
+            print_json("init-list", schemes=rows)
+        else:
+            print(text.table(rows, {"name": "name", "law": "formula"}))
+            if not args.quiet:
+                print("\nShow one with: minidl init show NAME")
+        return DONE
+    if args.name is None:
+        fix = "run: minidl init list"
+        raise CommandError("init show needs a name", "there is a passport for every scheme", fix, USAGE)
+    from minidl.experiment.grid import initializer
+    from minidl.lab.passport import scheme_passport
+
+    found = scheme_passport(initializer(args.name), fan_in=args.fan_in, fan_out=args.fan_out, seed=args.seed)
+    content = {"command": args.command_line, "formula": found.formula, "settings": found.settings}
+    content |= {"weights": found.weights, "records": found.records}
+    _deliver(args, "init", str(found).rstrip(), found.figure(), content)
+    return DONE
+
+
+def _scheme_row(entry: Any) -> dict[str, Any]:
+    """One scheme with its default parameters, as a flat record."""
+    made = entry.factory()
+    names = {"name": entry.name, "family": entry.family, "law": made.law}
+    return names | {"parameters": dict(made.params), "aliases": list(entry.aliases)}
+
+
 # -- data ----------------------------------------------------------------------------------------------------------
 
 
@@ -420,6 +465,7 @@ def doctor(args: argparse.Namespace) -> int:
 COMMANDS = (
     Command("compare", "train deep networks, scheme by scheme, and compare", compare_arguments, compare),
     Command("variance", "signal and gradient of one network, layer by layer", variance_arguments, variance),
+    Command("init", "list the schemes of initialization, show one", init_arguments, init),
     Command("data", "list, fetch, check and show data sets", data_arguments, data),
     Command("lesson", "list the lessons, or run one", lesson_arguments, lesson),
     Command("bench", "how fast is minidl on this machine?", bench_arguments, bench),
