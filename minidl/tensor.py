@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar, o
 
 import numpy as np
 
+from minidl import threads
 from minidl.backend import Array, array_module, device_of, is_device, library_of, to_device, to_host
 
 __all__ = ["OPS", "Handle", "Op", "Tensor", "grad", "hvp", "no_grad", "op"]
@@ -172,7 +173,8 @@ class Tensor:
             TypeError: ``gradient`` has another dtype.
         """
         seed = _seed(self, gradient)
-        leaves = _walk_back(self, seed, keep_graph=False)
+        with threads.undisturbed():
+            leaves = _walk_back(self, seed, keep_graph=False)
         owned = {id(seed)}  # it may be the caller's own array
         for leaf, g in leaves.items():
             if isinstance(leaf, Tensor):

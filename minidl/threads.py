@@ -7,7 +7,8 @@ are as many threads as the matrix library has (OMP_NUM_THREADS, OPENBLAS_NUM_THR
 kernels are not shared. What that brings is in docs/speed.md.
 
 The matrix library's own threads spin for a while after each product, on the cores that minidl's threads want. So once
-a kernel has been shared, dense layers share their products too, or keep to one thread (``sharing``).
+a kernel has been shared, all products in a network's call, in ``backward`` and in an optimizer's step keep to one thread
+(``undisturbed``), and large ones of dense layers are shared like the other kernels.
 
 For small matrices a second thread costs more than it brings, and on a busy machine ten times more: the threads wait for
 each other by spinning. What other code in the process has chosen for the matrix library is put back afterwards.
@@ -20,10 +21,10 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
-__all__ = ["MOST", "blas_threads", "count", "limited", "share", "sharing", "single", "use"]
+__all__ = ["MOST", "blas_threads", "count", "limited", "share", "sharing", "undisturbed", "use"]
 
 T = TypeVar("T")
 
@@ -212,9 +213,12 @@ def sharing() -> bool:
     return bool(_workers)
 
 
-def single() -> AbstractContextManager[None]:
-    """Matrix products keep to one thread inside."""
-    return _held(_limits.sharing, 1)
+def undisturbed() -> AbstractContextManager[None]:
+    """Inside, matrix products keep to one thread, if there are workers that want the cores; it costs little if not."""
+    return _held(_limits.sharing, 1) if _workers and not _limits.sharing else _AS_IT_IS
+
+
+_AS_IT_IS = nullcontext()
 
 
 def share(work: Callable[[int, int], T], length: int, least: int = 1) -> list[T]:

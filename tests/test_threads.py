@@ -230,6 +230,32 @@ print(seen, threads.blas_threads(), np.abs(before - after).max() < 1e-3)
     assert in_a_process_with(2, code) == ["0", "[1,", "1]", "2", "True"]
 
 
+@needs_openblas
+def test_once_kernels_are_shared_a_training_step_leaves_the_cores_to_the_workers():
+    """And the matrix library's setting is as it was in between. Before, nothing is touched."""
+    code = """
+import numpy as np
+from minidl import Tensor, nn, ops, threads
+seen = []
+class Watched(nn.Module):
+    def __init__(self):
+        self.linear = nn.Linear(4, 4)
+    def forward(self, x):
+        seen.append(threads.blas_threads())
+        y = self.linear(x)
+        y.register_hook(lambda g: seen.append(threads.blas_threads()))
+        return y
+model = nn.Sequential(Watched(), nn.ReLU(), Watched())
+def step():
+    model(Tensor(np.ones((3, 4), "float32"))).sum().backward()
+step()
+threads.share(lambda a, b: None, 2)
+step()
+print(*seen, threads.blas_threads())
+"""
+    assert in_a_process_with(2, code) == [*"2222", *"1111", "2"]
+
+
 @pytest.mark.skipif(threads._current_core() is None, reason="threads cannot be sent to a core here")
 def test_a_worker_never_runs_on_the_core_of_its_caller(two_threads):
     if len(os.sched_getaffinity(0)) < 2:

@@ -52,7 +52,7 @@ def normal(mean: float = 0.0, std: float = 0.01) -> Initializer:
     """
     _finite("normal", mean=mean, std=std)
     _not_negative("normal", std)
-    return Initializer("W ~ N(mean, std²)", lambda r: mean + std * standard_normal(r.rng, r.shape, r.dtype))
+    return Initializer("W ~ N(mean, std²)", lambda r: standard_normal(r.rng, r.shape, r.dtype, mean, std))
 
 
 @register()

@@ -1,26 +1,32 @@
-"""Orthogonal weights: a layer that turns its input without stretching it."""
+"""Weights that keep lengths: a layer that turns its input without stretching it, as a matrix or as a whole network."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minidl.init.registry import Initializer, Request, register
 from minidl.init.sample import standard_normal
+from minidl.init.structured import centred, matrix_shape
 
-__all__ = ["orthogonal"]
+__all__ = ["delta_orthogonal", "identity_hadamard", "looks_linear", "orthogonal", "semi_orthogonal"]
+
+Values: TypeAlias = NDArray[Any]
 
 
-@register()
+@register(aliases=("semi_orthogonal",))
 def orthogonal(gain: float = 1.0) -> Initializer:
     """``W Wᵀ = gain² I`` (or ``Wᵀ W``, whichever is the smaller), uniform over all such matrices.
 
     Every singular value is ``gain``, so a product of L layers has ``gain^L`` exactly, where a product of Gaussian
-    matrices flattens most directions. The entries have variance ``gain²/max(n, m)``. A convolution is read as the
-    matrix ``(shape[0], rest)``: an isometry of that matrix, not of the convolution as an operator.
+    matrices flattens most directions. The entries have variance ``gain²/max(n, m)``. A layer that is not square is
+    *semi*-orthogonal: from wide to narrow a unit's second moment keeps its size, from narrow n to wide m the length
+    does, so that each unit has n/m of it. A convolution is read as the matrix ``(shape[0], rest)``, as PyTorch does
+    (Keras and JAX read (rest, out)): an isometry of that matrix, not of the convolution as an operator; that is
+    ``delta_orthogonal``.
 
     Args:
         gain: the singular values; √2 for ReLU.
@@ -30,22 +36,122 @@ def orthogonal(gain: float = 1.0) -> Initializer:
 
     Source: Saxe et al. 2014, "Exact solutions to the nonlinear dynamics of learning in deep linear neural networks".
     """
-    if not math.isfinite(gain):
-        raise ValueError(f"orthogonal: gain must be finite, got {gain}")
-    return Initializer("W Wᵀ = gain² I or Wᵀ W = gain² I, uniform (Haar)", lambda r: gain * _haar(r))
+    _finite("orthogonal", gain)
+    law = "W Wᵀ = gain² I or Wᵀ W = gain² I, uniform (Haar)"
+    return Initializer(law, lambda r: gain * _haar(r, *matrix_shape(r, "orthogonal")).reshape(r.shape))
 
 
-def _haar(request: Request) -> NDArray[Any]:
-    """A uniformly distributed matrix with orthonormal rows or columns, in the shape asked for."""
-    if len(request.shape) < 2:
-        raise ValueError(
-            f"orthogonal: shape {request.shape} has no rows and columns; "
-            "only a weight with at least two axes can be orthogonal, take 'zeros' or 'normal' here"
-        )
-    rows, columns = request.shape[0], math.prod(request.shape[1:])
+@register()
+def delta_orthogonal(gain: float = 1.0, groups: int | None = None) -> Initializer:
+    """``W = gain Q`` at the centre tap, else 0, with ``Qᵀ Q = I``: a convolution that keeps the length of every image.
+
+    At first each pixel is turned by itself and pixels do not mix; that is what makes the *operator* isometric. It needs
+    C_out ≥ C_in. With fewer outputs some of every image must be lost: then ``Q Qᵀ = I``, and a unit keeps its second
+    moment as with ``orthogonal``. (JAX refuses that case.) A dense layer is ``orthogonal``. Circular or "same"
+    padding keeps the image's size; stride 2 would drop three pixels of four.
+
+    Args:
+        gain: the singular values of the operator; with tanh 1 or a little more (``edge_of_chaos``).
+        groups: of a grouped convolution, each of which gets a Q of its own. None: as the fans say.
+
+    Raises:
+        ValueError: ``gain`` is not finite; when called, a shape without rows and columns or that ``groups`` does not
+            divide.
+
+    Source: Xiao et al. 2018, "Dynamical Isometry and a Mean Field Theory of CNNs", algorithm 1.
+    """
+    _finite("delta_orthogonal", gain)
+
+    def draw(r: Request) -> Values:
+        return centred(r, "delta_orthogonal", groups, lambda rows, columns: gain * _haar(r, rows, columns))
+
+    return Initializer("W = gain Q at the centre tap, else 0, Q orthogonal (Haar)", draw, needs_fans=groups is None)
+
+
+@register()
+def looks_linear(gain: float = 1.0, mirror_outputs: bool = False) -> Initializer:
+    """``W = gain [Q, -Q]`` after CReLU, Q orthogonal: ``W [relu(z), relu(-z)] = gain Q z``, so the network is linear.
+
+    A network that starts as an orthogonal map, and bends as it learns. The inputs are taken for pairs, the first half
+    (of the channels) positive parts and the second negative. An odd number of them is no output of CReLU, but an image
+    with 1 or 3 channels: it gets Q alone. A first layer with an even number of inputs needs "orthogonal" by name, and
+    any layer without CReLU before it as well.
+
+    Args:
+        gain: the singular values of the linear map.
+        mirror_outputs: True makes ``[[Q, -Q], [-Q, Q]]``, units in opposite pairs: then plain ReLU does what CReLU
+            does. Not for the output layer; an odd number of outputs is left unmirrored.
+
+    Raises:
+        ValueError: ``gain`` is not finite; when called, a shape with fewer than two axes.
+
+    Source: Balduzzi et al. 2017, "The Shattered Gradients Problem: If resnets are the answer, then what is the
+    question?", section 4.
+    """
+    _finite("looks_linear", gain)
+
+    def draw(r: Request) -> Values:
+        matrix_shape(r, "looks_linear")
+        outputs, inputs = r.shape[:2]
+        paired, mirrored = inputs % 2 == 0, mirror_outputs and outputs % 2 == 0
+        rows, channels = outputs // (1 + mirrored), inputs // (1 + paired)
+        q = gain * _haar(r, rows, channels * math.prod(r.shape[2:])).reshape(rows, channels, *r.shape[2:])
+        q = np.concatenate([q, -q], axis=1) if paired else q
+        return np.concatenate([q, -q], axis=0) if mirrored else q
+
+    return Initializer("W = gain [Q, -Q], Q orthogonal (Haar)", draw)
+
+
+@register()
+def identity_hadamard(groups: int | None = None) -> Initializer:
+    """``W = I`` cut to size if m ≤ n, else ``W = I H_p/√p I`` with a Hadamard matrix: ZerO, zeros and ones alone.
+
+    Deterministic. The identity by itself would confine the hidden layers: with n inputs, what training adds to any
+    of them has rank n at most, however wide they are. The Hadamard matrix of size p = 2^⌈log₂ m⌉ (entries ±1,
+    orthogonal) spreads the n inputs over all m units instead; its m × n corner has full rank n. A widening layer keeps
+    lengths exactly where m is a power of 2, and else a column has length ``√(m/p)``, 0.71 to 1. Convolutions have the
+    matrix at their centre tap. The last layer of a residual branch is to be zero: ``{"*.branch.2.*": "zeros", ...}``.
+
+    Args:
+        groups: of a grouped convolution, each of which gets a matrix of its own. None: as the fans say.
+
+    Raises:
+        ValueError: when called, a shape without rows and columns or that ``groups`` does not divide.
+
+    Source: Zhao et al. 2022, "ZerO Initialization: Initializing Neural Networks with only Zeros and Ones".
+    """
+    return Initializer(
+        "W = I if m ≤ n, else I H/√p I, at the centre tap, else 0",
+        lambda r: centred(r, "identity_hadamard", groups, _widening),
+        needs_fans=groups is None,
+    )
+
+
+semi_orthogonal = orthogonal
+
+
+def _haar(request: Request, rows: int, columns: int) -> Values:
+    """A uniformly distributed matrix with orthonormal rows or columns, whichever are fewer."""
     gaussian = standard_normal(request.rng, (max(rows, columns), min(rows, columns)), request.dtype)
     # float64 inside: the columns of a float32 factorization are orthogonal to 1e-6 only
     q, r = np.linalg.qr(gaussian.astype(np.float64))
     # QR alone leaves signs that depend on the algorithm, which is not uniform; sign() would zero a column where r is 0
     q *= np.where(np.diagonal(r) < 0, -1.0, 1.0)
-    return (q if rows >= columns else q.T).reshape(request.shape)
+    return q if rows >= columns else q.T
+
+
+def _widening(rows: int, columns: int) -> Values:
+    """The identity, or for more rows than columns the corner of a Hadamard matrix over the root of its size.
+
+    Sylvester's matrix has the entry ``(-1)^(number of ones that i and j share in binary)``.
+    """
+    if rows <= columns:
+        return np.eye(rows, columns)
+    shared = np.bitwise_count(np.arange(rows)[:, None] & np.arange(columns))
+    size: int = 2 ** (rows - 1).bit_length()
+    return np.where(shared % 2, -1.0, 1.0) / math.sqrt(size)
+
+
+def _finite(scheme: str, gain: float) -> None:
+    if not math.isfinite(gain):
+        raise ValueError(f"{scheme}: gain must be finite, got {gain}")

@@ -20,9 +20,19 @@ __all__ = ["standard_normal", "standard_uniform", "truncated_normal", "truncated
 BLOCK = 2**20  # numbers; up to two blocks come from the given generator itself
 
 
-def standard_normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """ξ ~ N(0, 1), drawn as float32 or float64."""
-    return _drawn(_normal, rng, shape, dtype)
+def standard_normal(
+    rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any], mean: float = 0.0, std: float = 1.0
+) -> NDArray[Any]:
+    """``mean + std · ξ`` with ξ ~ N(0, 1), drawn as float32 or float64; no second array is made on the way."""
+
+    def draw(rng: np.random.Generator, out: NDArray[Any]) -> None:
+        _normal(rng, out)
+        if std != 1:
+            out *= std
+        if mean != 0:
+            out += mean
+
+    return _drawn(draw, rng, shape, dtype)
 
 
 def standard_uniform(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
+from minidl import threads
 from minidl.backend import Array, device_of, is_device, to_device, to_host
 from minidl.tensor import Handle, Tensor
 
@@ -47,7 +48,8 @@ class Module:
 
     def __call__(self, *inputs: Any) -> Any:
         """``forward``, then the forward hooks."""
-        output = self.forward(*inputs)
+        with threads.undisturbed():
+            output = self.forward(*inputs)
         hooks = self.__dict__.get("_forward_hooks")
         if hooks:
             for hook in list(hooks.values()):

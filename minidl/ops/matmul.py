@@ -90,7 +90,7 @@ def _product(a: Any, b: Any) -> Any:
     def part(start: int, stop: int) -> None:
         np.matmul(a[start:stop], b, out=y[start:stop])
 
-    with threads.single():
+    with threads.undisturbed():
         threads.share(part, len(a), least=1 + SHARED // max(1, b.size))
     return y
 
