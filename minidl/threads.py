@@ -7,8 +7,8 @@ are as many threads as the matrix library has (OMP_NUM_THREADS, OPENBLAS_NUM_THR
 kernels are not shared. What that brings is in docs/speed.md.
 
 The matrix library's own threads spin for a while after each product, on the cores that minidl's threads want. So once
-a kernel has been shared, all products in a network's call, in ``backward`` and in an optimizer's step keep to one thread
-(``undisturbed``), and large ones of dense layers are shared like the other kernels.
+a kernel has been shared, all products in a network's call and in ``backward`` keep to one thread (``undisturbed``), and
+large ones of dense layers are shared like the other kernels.
 
 For small matrices a second thread costs more than it brings, and on a busy machine ten times more: the threads wait for
 each other by spinning. What other code in the process has chosen for the matrix library is put back afterwards.
