@@ -35,7 +35,9 @@ def test_names_lists_no_aliases_but_get_knows_them():
 
 def test_the_repr_shows_parameters_and_formula():
     assert repr(init.get("he_normal")) == "he_normal(mode='fan_in', negative_slope=0.0): W ~ N(0, 2/((1+a²) fan_in))"
-    assert repr(init.glorot_uniform()) == "glorot_uniform(gain=1.0): W ~ U(±gain √(6/(fan_in + fan_out)))"
+    assert (
+        repr(init.glorot_uniform()) == "glorot_uniform(gain=1.0, mode='fan_avg'): W ~ U(±gain √(6/(fan_in + fan_out)))"
+    )
 
 
 def test_the_short_form_shows_what_differs_from_the_defaults():

@@ -1,7 +1,7 @@
 """Every scheme against theory: its moments, its distribution, its bounds, on shapes where a mistake shows.
 
 Statistical gates, with fixed seeds. Moments: 5 standard errors (one false alarm in 1.7 million). Kolmogorov-Smirnov:
-D √N < 2.55, false-alarm rate 2 exp(-2 · 2.55²) = 4.5e-6. About 1500 such checks are made here: together below 1 %.
+D √N < 2.55, false-alarm rate 2 exp(-2 · 2.55²) = 4.5e-6. About 3000 such checks are made here: together below 2 %.
 """
 
 import math
@@ -27,15 +27,22 @@ class Layer:
     fan_in: float
     fan_out: float
     receptive_field: int
+    groups: int = 1
 
 
 LAYERS = {
     "dense": Layer((251, 97), 97, 251, 1),
     "conv 3x5": Layer((64, 31, 3, 5), 31 * 15, 64 * 15, 15),
-    "grouped conv, 3 groups": Layer((96, 16, 3, 3), 16 * 9, 32 * 9, 9),
+    "grouped conv, 3 groups": Layer((96, 16, 3, 3), 16 * 9, 32 * 9, 9, groups=3),
+    "depthwise conv, 3 for each": Layer((600, 1, 5, 5), 25, 3 * 25, 25, groups=200),
     "transposed conv, stride 2": Layer((40, 24, 5, 5), 40 * 25 / 4, 24 * 25, 25),
+    "transposed conv, stride 2 into 3": Layer((31, 17, 3, 7), 31 * 21 / 4, 17 * 21, 21),  # fan_in 162.75
+    "a single unit": Layer((1, 20011), 20011, 1, 1),
 }
 DTYPES = [np.float16, np.float32, np.float64]
+# Layers with more than one sum, and with two fans that differ by much; in one order, for every process must collect the
+# same tests
+SEES_ALL = [name for name in LAYERS if name != "a single unit"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,27 @@ def keeps(kept, fan):
 RELU = 1 / 2  # E relu(ξ)²: what is kept of the second moment
 LEAKY = (1 + 0.25**2) / 2
 
+KINDS = {"normal": "normal", "uniform": "uniform", "truncated_normal": "cut"}  # the endings of the schemes' names
+MEANS = {  # of the two fans, by mode
+    "fan_in": lambda n, m: n,
+    "fan_out": lambda n, m: m,
+    "fan_avg": lambda n, m: (n + m) / 2,
+    "fan_geometric": lambda n, m: math.sqrt(n * m),
+}
+
+
+def modes(kept):
+    """Rows for every mode: the family that keeps its signal where ``kept`` of the second moment gets through."""
+    return lambda kind: [
+        ({"mode": mode}, lambda n, m, fan=fan: Law(kind, keeps(kept, fan(n, m)))) for mode, fan in MEANS.items()
+    ]
+
+
+def uncorrected(kept, fan):
+    """The row of the other truncation: cut at ±2 and left so."""
+    return [({"correct_truncation": False}, lambda n, m: Law("cut", keeps(kept, fan(n, m)) * CUT_STD))]
+
+
 # For every scheme: parameters, and the law of the entries for a layer with these fans.
 THEORY = {
     "normal": [({}, lambda n, m: Law("normal", 0.01)), ({"mean": 3, "std": 2.0}, lambda n, m: Law("normal", 2, 3))],
@@ -88,25 +116,46 @@ THEORY = {
         ({"std": 0.3}, lambda n, m: Law("cut", 0.3)),
         ({"mean": -1, "std": 0.3, "correct": False}, lambda n, m: Law("cut", 0.3 * CUT_STD, -1)),
     ],
-    **{
-        f"lecun_{name}": [({}, lambda n, m, kind=kind: Law(kind, keeps(1, n)))]
-        for name, kind in [("normal", "normal"), ("uniform", "uniform"), ("truncated_normal", "cut")]
-    },
+    **{f"lecun_{name}": modes(1)(kind) for name, kind in KINDS.items()},
     **{
         f"glorot_{name}": [
             ({}, lambda n, m, kind=kind: Law(kind, keeps(1, (n + m) / 2))),
             ({"gain": 5 / 3}, lambda n, m, kind=kind: Law(kind, 5 / 3 * keeps(1, (n + m) / 2))),
+            *modes(1)(kind),
         ]
-        for name, kind in [("normal", "normal"), ("uniform", "uniform"), ("truncated_normal", "cut")]
+        for name, kind in KINDS.items()
     },
     **{
         f"he_{name}": [
             ({}, lambda n, m, kind=kind: Law(kind, keeps(RELU, n))),
-            ({"mode": "fan_out"}, lambda n, m, kind=kind: Law(kind, keeps(RELU, m))),
             ({"negative_slope": 0.25}, lambda n, m, kind=kind: Law(kind, keeps(LEAKY, n))),
+            *modes(RELU)(kind),
         ]
-        for name, kind in [("normal", "normal"), ("uniform", "uniform"), ("truncated_normal", "cut")]
+        for name, kind in KINDS.items()
     },
+    "mup": [
+        ({"role": "input"}, lambda n, m: Law("normal", keeps(1, n))),
+        ({"scale": 2.0}, lambda n, m: Law("normal", keeps(RELU, n))),
+        ({"role": "output", "base_width": 10}, lambda n, m: Law("normal", math.sqrt(10) * keeps(1, n * n))),
+    ],
+    "torch_default": [({}, lambda n, m: Law("uniform", keeps(3, n)))],
+    "keras_default": [({}, lambda n, m: Law("uniform", keeps(1, (n + m) / 2)))],
+    "jax_default": [({}, lambda n, m: Law("cut", keeps(1, n)))],
+    "keras_2_0_9": [
+        ({}, lambda n, m: Law("cut", keeps(RELU, n) * CUT_STD)),
+        ({"name": "glorot_normal"}, lambda n, m: Law("cut", keeps(1, (n + m) / 2) * CUT_STD)),
+        ({"name": "lecun_normal"}, lambda n, m: Law("cut", keeps(1, n) * CUT_STD)),
+    ],
+    "sigmoid_glorot": [({}, lambda n, m: Law("uniform", 4 * keeps(1, (n + m) / 2)))],
+    "edge_of_chaos": [
+        ({}, lambda n, m: Law("normal", keeps(1, n))),
+        ({"sigma_b": math.sqrt(0.05)}, lambda n, m: Law("normal", math.sqrt(1.76095) * keeps(1, n))),
+        ({"activation": "relu"}, lambda n, m: Law("normal", keeps(RELU, n))),
+    ],
+    "kumar": [
+        ({}, lambda n, m: Law("normal", 3.5777 * keeps(1, n))),
+        ({"activation": "tanh"}, lambda n, m: Law("normal", keeps(1, n))),
+    ],
     "as_written_gaussian": [
         ({}, lambda n, m: Law("normal", keeps(RELU, m))),
         ({"neurons": "fan_in"}, lambda n, m: Law("normal", keeps(RELU, n))),
@@ -126,23 +175,38 @@ THEORY = {
         ({}, lambda n, m: Law("normal", keeps(1, n))),
         ({"scale": 4, "mode": "fan_out", "distribution": "uniform"}, lambda n, m: Law("uniform", keeps(1 / 4, m))),
         ({"mode": "fan_avg", "distribution": "truncated_normal"}, lambda n, m: Law("cut", keeps(1, (n + m) / 2))),
-        ({"scale": 2, "mode": "fan_geom"}, lambda n, m: Law("normal", keeps(RELU, math.sqrt(n * m)))),
+        ({"scale": 2, "mode": "fan_geometric"}, lambda n, m: Law("normal", keeps(RELU, math.sqrt(n * m)))),
         (
             {"scale": 2, "distribution": "truncated_normal", "correct_truncation": False},
             lambda n, m: Law("cut", keeps(RELU, n) * CUT_STD),  # 0.7737 of the second moment per ReLU layer
         ),
     ],
 }
+THEORY["lecun_truncated_normal"] += uncorrected(1, MEANS["fan_in"])
+THEORY["glorot_truncated_normal"] += uncorrected(1, MEANS["fan_avg"])
+THEORY["he_truncated_normal"] += uncorrected(RELU, MEANS["fan_in"])
+
 CONSTANT = {"zeros": 0.0, "ones": 1.0, "constant": 0.1}
-STRUCTURED = {"orthogonal"}  # entries are not independent: tested in test_init_orthogonal.py
+DETERMINISTIC = {*CONSTANT, "identity", "identity_hadamard"}
+# Entries are not independent: tested in test_init_orthogonal.py and test_init_families.py
+STRUCTURED = {
+    "orthogonal",
+    "delta_orthogonal",
+    "looks_linear",
+    "identity",
+    "identity_hadamard",
+    "sparse",
+    "correlated_normal",
+    "shared_draw",
+}
 ONE_SIDED = {"as_written_kaiming"}  # no symmetric law: tested in test_as_written.py
 
 CASES = [
     pytest.param(name, params, law, layer, dtype, id=f"{name}{params or ''}-{label}-{np.dtype(dtype)}")
     for name, rows in THEORY.items()
-    for params, law in rows
+    for i, (params, law) in enumerate(rows)
     for label, layer in LAYERS.items()
-    for dtype in DTYPES
+    for dtype in (DTYPES if i == 0 else DTYPES[1:2])  # other parameters in float32 alone
 ]
 
 
@@ -197,7 +261,7 @@ def test_a_constant_scheme_fills_the_array_and_needs_no_fans(name, dtype):
     np.testing.assert_array_equal(values, np.full((3, 2, 1), CONSTANT[name], dtype))
 
 
-@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
+@pytest.mark.parametrize("layer", [LAYERS[name] for name in SEES_ALL], ids=SEES_ALL)
 def test_he_keeps_the_second_moment_of_a_simulated_relu_layer(layer):
     """The purpose itself: each output is a sum of fan_in products of a weight and a ReLU. 5 standard errors."""
     weights = draw(init.he_normal(), layer, np.float64).ravel()
@@ -218,20 +282,26 @@ class Mutant:
     kind: str
     wrong_std: object  # (correct std, layer) -> the std it really has
     law: object = lambda n, m: Law("normal", keeps(RELU, n))
+    shift: float = 0.0  # of the mean, in right standard deviations
 
     def __call__(self, shape, *, fan_in, fan_out, rng, dtype):
         layer = next(layer for layer in LAYERS.values() if layer.shape == shape)
-        std = self.wrong_std(self.law(fan_in, fan_out).std, layer)
+        right = self.law(fan_in, fan_out).std
+        std = self.wrong_std(right, layer)
         unit = {
             "normal": lambda: rng.standard_normal(shape),
             "uniform": lambda: rng.uniform(-math.sqrt(3), math.sqrt(3), shape),
             "cut": lambda: init.truncated_normal(std=1)(shape, fan_in=1, fan_out=1, rng=rng, dtype=np.float64),
         }[self.kind]()
-        return (std * unit).astype(dtype)
+        return (self.shift * right + std * unit).astype(dtype)
 
 
-def he_law(kind):
-    return lambda n, m: Law(kind, keeps(RELU, n))
+def he_law(kind, mode="fan_in"):
+    return lambda n, m: Law(kind, keeps(RELU, MEANS[mode](n, m)))
+
+
+def glorot_law(kind):
+    return lambda n, m: Law(kind, keeps(1, (n + m) / 2))
 
 
 def swapped(std, layer):
@@ -250,7 +320,7 @@ def std_for_limit(std, layer):
     return std / math.sqrt(3)
 
 
-def uncorrected(std, layer):
+def not_restored(std, layer):
     return CUT_STD * std
 
 
@@ -258,15 +328,36 @@ def no_receptive_field(std, layer):
     return std * math.sqrt(layer.receptive_field)
 
 
-SEES_ALL = list(LAYERS)  # in one order: every test process must collect the same
-SEES_SPACE = [name for name in LAYERS if name != "dense"]
+def fourth_root(std, layer):
+    return math.sqrt(std)
+
+
+def glorot_for_he(std, layer):
+    return keeps(1, (layer.fan_in + layer.fan_out) / 2)
+
+
+def he_for_glorot(std, layer):
+    return keeps(RELU, layer.fan_in)
+
+
+def no_groups(std, layer):
+    return std / math.sqrt(layer.groups)
+
+
+def right(std, layer):
+    return std
+
+
+SEES_SPACE = [name for name in SEES_ALL if name != "dense"]
+SEES_GROUPS = [name for name in SEES_ALL if LAYERS[name].groups > 1]
+#: Every kind of bug of the rule that compares a weight with its formula (science §5, W1), and a few more.
 MUTANTS = {
     "swapped fans": (Mutant("normal", swapped), he_law("normal"), SEES_ALL),
     "swapped fans, uniform": (Mutant("uniform", swapped), he_law("uniform"), SEES_ALL),
     "variance taken for std": (Mutant("normal", variance_for_std), he_law("normal"), SEES_ALL),
     "limit of the uniform law taken for std": (Mutant("normal", limit_for_std), he_law("normal"), SEES_ALL),
     "std taken for the limit of the uniform law": (Mutant("uniform", std_for_limit), he_law("uniform"), SEES_ALL),
-    "uncorrected truncation": (Mutant("cut", uncorrected), he_law("cut"), SEES_ALL),
+    "uncorrected truncation": (Mutant("cut", not_restored), he_law("cut"), SEES_ALL),
     "missing receptive field": (Mutant("normal", no_receptive_field), he_law("normal"), SEES_SPACE),
     "missing receptive field, uniform": (
         Mutant("uniform", no_receptive_field),
@@ -276,6 +367,20 @@ MUTANTS = {
     "uniform where normal was promised": (Mutant("uniform", lambda s, _: s), he_law("normal"), SEES_ALL),
     "cut where normal was promised": (Mutant("cut", lambda s, _: s), he_law("normal"), SEES_ALL),
     "normal where cut was promised": (Mutant("normal", lambda s, _: s), he_law("cut"), SEES_ALL),
+    "standard deviation taken for variance": (Mutant("normal", fourth_root), he_law("normal"), SEES_ALL),
+    "Glorot where He was meant": (Mutant("normal", glorot_for_he), he_law("normal"), SEES_ALL),
+    "He where Glorot was meant": (
+        Mutant("normal", he_for_glorot, glorot_law("normal")),
+        glorot_law("normal"),
+        SEES_ALL,
+    ),
+    "groups missing in fan_in": (Mutant("normal", no_groups), he_law("normal"), SEES_GROUPS),
+    "groups missing in fan_out": (
+        Mutant("uniform", no_groups, he_law("uniform", "fan_out")),
+        he_law("uniform", "fan_out"),
+        SEES_GROUPS,
+    ),
+    "not centred": (Mutant("normal", right, shift=0.1), he_law("normal"), SEES_ALL),
 }
 
 
@@ -324,16 +429,24 @@ def test_the_same_generator_state_gives_the_same_weights(name):
     np.testing.assert_array_equal(draw(init.get(name), layer, seed=5), draw(init.get(name), layer, seed=5))
 
 
-@pytest.mark.parametrize("name", [name for name in init.names() if name not in CONSTANT])
+@pytest.mark.parametrize("name", [name for name in init.names() if name not in DETERMINISTIC])
 def test_float64_weights_are_drawn_in_float64_and_not_widened(name):
     values = draw(init.get(name), LAYERS["dense"], np.float64)
+    values = values[values != 0]
     assert (values != values.astype(np.float32)).mean() > 0.9
 
 
-@pytest.mark.parametrize("name", [name for name in init.names() if name not in CONSTANT])
+@pytest.mark.parametrize("name", [name for name in init.names() if name not in DETERMINISTIC])
 def test_another_generator_state_gives_other_weights(name):
+    one, other = (draw(init.get(name), LAYERS["conv 3x5"], seed=seed) for seed in (5, 6))
+    drawn = (one != 0) | (other != 0)  # the zeros between the taps stay
+    assert (one != other)[drawn].mean() > 0.99
+
+
+@pytest.mark.parametrize("name", sorted(DETERMINISTIC - set(CONSTANT)))
+def test_a_scheme_without_chance_gives_the_same_weights_in_any_state(name):
     layer = LAYERS["conv 3x5"]
-    assert (draw(init.get(name), layer, seed=5) != draw(init.get(name), layer, seed=6)).mean() > 0.99
+    np.testing.assert_array_equal(draw(init.get(name), layer, seed=5), draw(init.get(name), layer, seed=6))
 
 
 @pytest.mark.parametrize("name", init.names())
@@ -423,6 +536,25 @@ def test_a_fan_must_be_a_positive_number(fan):
         (lambda: init.constant(math.nan), "value must be finite"),
         (lambda: init.truncated_normal(cut=0.01), "cut must be at least 0.1"),
         (lambda: init.orthogonal(gain=math.inf), "gain must be finite"),
+        (lambda: init.glorot_normal(mode="fan_geometri"), "did you mean 'fan_geometric'"),
+        (lambda: init.mup(role="first"), "unknown role 'first'"),
+        (lambda: init.mup("output", base_width=0), "base_width must be at least 1, got 0"),
+        (lambda: init.mup("output", scale=-1), "must be finite and >= 0, got -1"),
+        (lambda: init.keras_2_0_9("he_uniform"), "unknown normal scheme of Keras 2.0.9 'he_uniform'"),
+        (lambda: init.edge_of_chaos(sigma_b=-1), "sigma_b must be finite and >= 0, got -1"),
+        (lambda: init.edge_of_chaos("relu", 0.1), "'relu' has no edge of chaos with sigma_b = 0.1"),
+        (lambda: init.kumar(lambda x: x * x), "is flat at 0"),
+        (lambda: init.sigmoid_glorot(math.nan), "must be finite and >= 0, got nan"),
+        (lambda: init.identity(gain=math.inf), "gain must be finite"),
+        (lambda: init.delta_orthogonal(gain=math.nan), "gain must be finite"),
+        (lambda: init.looks_linear(gain=math.nan), "gain must be finite"),
+        (lambda: init.sparse(connections=0), "a whole number or a share in"),
+        (lambda: init.sparse(connections=2.5), "a whole number or a share in"),
+        (lambda: init.sparse(std=-1), "std must be finite and >= 0, got -1"),
+        (lambda: init.correlated_normal(rho=1.5), r"rho must lie in \[0, 1\], got 1.5"),
+        (lambda: init.correlated_normal(scale=-2), "scale must be finite and >= 0, got -2"),
+        (lambda: init.shared_draw(among="unit"), "did you mean 'units'"),
+        (lambda: init.shared_draw(seed=-1), "seed must be a whole number >= 0, got -1"),
     ],
 )
 def test_a_parameter_out_of_range_is_refused_when_the_scheme_is_made(make, message):

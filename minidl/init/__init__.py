@@ -4,11 +4,16 @@
 >>> init.get("he_normal", mode="fan_out")
 he_normal(mode='fan_out', negative_slope=0.0): W ~ N(0, 2/((1+a²) fan_out))
 
-Families: ``constant.py`` (nothing known of the layer), ``scaling.py`` (variance over fan), ``orthogonal.py``, and
-``as_written.py``: what the article gave, to be compared with and not to be used.
+Families: ``constant.py`` (nothing known of the layer), ``scaling.py`` (variance over fan), ``critical.py`` (a variance
+solved for from the activation), ``orthogonal.py``, ``structured.py`` (identity, sparse, alike), ``defaults.py`` (those
+of other frameworks), and ``as_written.py``: what the article gave, to be compared with and not to be used.
 ``init.names()`` lists them; each is also a function here, ``init.he_normal(mode="fan_out")``.
 """
 
+from minidl.init.advice import (
+    Recommendation,
+    recommend,
+)
 from minidl.init.apply import Report, apply, stream
 from minidl.init.as_written import (
     as_written_gaussian,
@@ -17,9 +22,28 @@ from minidl.init.as_written import (
     as_written_xavier_global,
 )
 from minidl.init.constant import constant, normal, ones, truncated_normal, uniform, zeros
+from minidl.init.critical import (
+    CriticalPoint,
+    critical_point,
+    edge_of_chaos,
+    kumar,
+    sigmoid_glorot,
+)
+from minidl.init.defaults import (
+    jax_default,
+    keras_2_0_9,
+    keras_default,
+    torch_default,
+)
 from minidl.init.fans import conv_fans, conv_transpose_fans, dense_fans
 from minidl.init.gain import gain
-from minidl.init.orthogonal import orthogonal
+from minidl.init.orthogonal import (
+    delta_orthogonal,
+    identity_hadamard,
+    looks_linear,
+    orthogonal,
+    semi_orthogonal,
+)
 from minidl.init.registry import Initializer, InitializerLike, Request, get, names, register
 from minidl.init.scaling import (
     glorot_normal,
@@ -34,15 +58,29 @@ from minidl.init.scaling import (
     lecun_normal,
     lecun_truncated_normal,
     lecun_uniform,
+    mup,
     variance_scaling,
     xavier_normal,
     xavier_truncated_normal,
     xavier_uniform,
 )
+from minidl.init.spectrum import (
+    coherence,
+    singular_values,
+)
+from minidl.init.structured import (
+    correlated_normal,
+    dirac,
+    identity,
+    shared_draw,
+    sparse,
+)
 
 __all__ = [
+    "CriticalPoint",
     "Initializer",
     "InitializerLike",
+    "Recommendation",
     "Report",
     "Request",
     "apply",
@@ -50,10 +88,16 @@ __all__ = [
     "as_written_kaiming",
     "as_written_xavier",
     "as_written_xavier_global",
+    "coherence",
     "constant",
     "conv_fans",
     "conv_transpose_fans",
+    "correlated_normal",
+    "critical_point",
+    "delta_orthogonal",
     "dense_fans",
+    "dirac",
+    "edge_of_chaos",
     "gain",
     "get",
     "glorot_normal",
@@ -62,18 +106,33 @@ __all__ = [
     "he_normal",
     "he_truncated_normal",
     "he_uniform",
+    "identity",
+    "identity_hadamard",
+    "jax_default",
     "kaiming_normal",
     "kaiming_truncated_normal",
     "kaiming_uniform",
+    "keras_2_0_9",
+    "keras_default",
+    "kumar",
     "lecun_normal",
     "lecun_truncated_normal",
     "lecun_uniform",
+    "looks_linear",
+    "mup",
     "names",
     "normal",
     "ones",
     "orthogonal",
+    "recommend",
     "register",
+    "semi_orthogonal",
+    "shared_draw",
+    "sigmoid_glorot",
+    "singular_values",
+    "sparse",
     "stream",
+    "torch_default",
     "truncated_normal",
     "uniform",
     "variance_scaling",
