@@ -24,12 +24,12 @@ WORK = Path("build/results")  # relative: the command stands on the page
 #: The arguments of ``minidl compare`` behind every page.
 RUNS = {
     "article": "--preset article --optimizers adam:1e-3",
-    "article-momentum": "--preset article --reduced --optimizers momentum:1e-2",
-    "activations": "--preset activations --reduced",
-    "losses": "--preset losses --reduced",
+    "article-momentum": "--preset article --optimizers momentum:1e-2 --train-images 10000 --epochs 2",
+    "losses": "--preset losses --train-images 10000 --epochs 2",
+    "activations": "--preset activations --reduced --schemes zeros 'N(0, 0.01²)' 'Glorot uniform' He",
     "depth": "--preset depth --train-images 5000 --epochs 2",
-    "architectures": "--preset architectures --reduced --no-norm",
-    "architectures-norm": "--preset architectures --schemes He --norm --train-images 10000 --epochs 3",
+    "architectures": "--preset architectures --reduced --no-norm --schemes 'Glorot uniform' He",
+    "architectures-norm": "--preset architectures --norm --schemes He --train-images 10000 --epochs 2",
     "imagenet": "--preset imagenet",
 }
 
