@@ -55,7 +55,13 @@ HOST_FILES = [
 ]
 
 #: Files that begin like those, and run on the library all the same.
-DEVICE_FILES = {"test_data_loader.py", "test_init_apply.py"}
+DEVICE_FILES = {
+    "test_data_loader.py",
+    "test_init_apply.py",
+    "test_init_data_driven.py",
+    "test_init_learned.py",
+    "test_init_residual.py",
+}
 
 #: What the share is asked of: kind of test -> beginnings of file names.
 KINDS = {

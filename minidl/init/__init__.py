@@ -14,6 +14,7 @@ from minidl.init.advice import (
     Recommendation,
     recommend,
 )
+from minidl.init.analytic import autoinit
 from minidl.init.apply import Report, apply, stream
 from minidl.init.as_written import (
     as_written_gaussian,
@@ -29,6 +30,7 @@ from minidl.init.critical import (
     kumar,
     sigmoid_glorot,
 )
+from minidl.init.data_driven import first_batch_norm, krahenbuhl, lsuv, weight_norm_data
 from minidl.init.defaults import (
     jax_default,
     keras_2_0_9,
@@ -37,6 +39,8 @@ from minidl.init.defaults import (
 )
 from minidl.init.fans import conv_fans, conv_transpose_fans, dense_fans
 from minidl.init.gain import gain
+from minidl.init.learned import gradinit, metainit, warm_start
+from minidl.init.model_level import ModelReport
 from minidl.init.orthogonal import (
     delta_orthogonal,
     identity_hadamard,
@@ -45,6 +49,7 @@ from minidl.init.orthogonal import (
     semi_orthogonal,
 )
 from minidl.init.registry import Initializer, InitializerLike, Request, get, names, register
+from minidl.init.residual import fixup, rezero, scaled_residual, skipinit, zero_gamma
 from minidl.init.scaling import (
     glorot_normal,
     glorot_truncated_normal,
@@ -80,6 +85,7 @@ __all__ = [
     "CriticalPoint",
     "Initializer",
     "InitializerLike",
+    "ModelReport",
     "Recommendation",
     "Report",
     "Request",
@@ -88,6 +94,7 @@ __all__ = [
     "as_written_kaiming",
     "as_written_xavier",
     "as_written_xavier_global",
+    "autoinit",
     "coherence",
     "constant",
     "conv_fans",
@@ -98,11 +105,14 @@ __all__ = [
     "dense_fans",
     "dirac",
     "edge_of_chaos",
+    "first_batch_norm",
+    "fixup",
     "gain",
     "get",
     "glorot_normal",
     "glorot_truncated_normal",
     "glorot_uniform",
+    "gradinit",
     "he_normal",
     "he_truncated_normal",
     "he_uniform",
@@ -114,11 +124,14 @@ __all__ = [
     "kaiming_uniform",
     "keras_2_0_9",
     "keras_default",
+    "krahenbuhl",
     "kumar",
     "lecun_normal",
     "lecun_truncated_normal",
     "lecun_uniform",
     "looks_linear",
+    "lsuv",
+    "metainit",
     "mup",
     "names",
     "normal",
@@ -126,18 +139,24 @@ __all__ = [
     "orthogonal",
     "recommend",
     "register",
+    "rezero",
+    "scaled_residual",
     "semi_orthogonal",
     "shared_draw",
     "sigmoid_glorot",
     "singular_values",
+    "skipinit",
     "sparse",
     "stream",
     "torch_default",
     "truncated_normal",
     "uniform",
     "variance_scaling",
+    "warm_start",
+    "weight_norm_data",
     "xavier_normal",
     "xavier_truncated_normal",
     "xavier_uniform",
+    "zero_gamma",
     "zeros",
 ]
