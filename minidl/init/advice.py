@@ -59,7 +59,7 @@ def recommend(
 
 def _plain(activation: str | Callable[..., Any], deep: bool) -> Recommendation:
     """For layers in a row, without shortcuts and normalization."""
-    name, phi = activation_name(activation), gaussian_moments(activation)
+    name, forward = activation_name(activation), gain(activation)
     if activation in ("relu", "leaky_relu"):
         return _of_relu(str(activation), deep)
     if activation == "selu":
@@ -71,9 +71,8 @@ def _plain(activation: str | Callable[..., Any], deep: bool) -> Recommendation:
             "of chaos of sigmoid lies where two units of three are saturated): take tanh, or normalize"
         )
         return Recommendation(sigmoid_glorot(), reason, "Glorot & Bengio 2010, section 4.2.1; init.critical_point")
-    if abs(phi.mean) < 1e-6 and _is_line_at_zero(activation):
+    if _is_odd_and_a_line_at_zero(activation):
         return _of_odd(activation, name, deep)
-    forward = gain(activation)
     reason = f"the forward gain {forward:.4g} = 1/√(E φ²) keeps the second moment 1 through {name}"
     return Recommendation(variance_scaling(scale=round(forward**2, 4)), reason, "He et al. 2015, eq. 9, for any φ")
 
@@ -136,7 +135,8 @@ def _normalized(plain: Recommendation, depth: int | None) -> Recommendation:
     return Recommendation(plain.scheme, reason, "Ioffe & Szegedy 2015, section 3.3")
 
 
-def _is_line_at_zero(activation: str | Callable[..., Any]) -> bool:
-    """Whether the second moment of a weak signal is kept up to the square of the slope at 0: no kink, no offset."""
+def _is_odd_and_a_line_at_zero(activation: str | Callable[..., Any]) -> bool:
+    """Whether no mean arises, and a weak signal meets neither kink nor offset: ``E φ² = q φ'(0)²``."""
     weak = gaussian_moments(activation, 1e-6)
-    return abs(weak.square / (1e-6 * weak.slope_square) - 1) < 1e-3 and abs(weak.mean) < 1e-6
+    kept = weak.square / (1e-6 * weak.slope_square) if weak.slope_square else 0.0
+    return abs(kept - 1) < 1e-3 and abs(gaussian_moments(activation).mean) < 1e-6

@@ -59,6 +59,8 @@ def normal(mean: float = 0.0, std: float = 0.01) -> Initializer:
 def uniform(low: float = -0.05, high: float = 0.05) -> Initializer:
     """``W ~ U[low, high]``, whose standard deviation is ``(high - low)/√12``.
 
+    The default is that of Keras; JAX's ``uniform(scale)`` is [0, scale), which is not centred.
+
     Raises:
         ValueError: a parameter is not finite, or ``low > high``.
     """
@@ -74,8 +76,9 @@ def truncated_normal(mean: float = 0.0, std: float = 0.01, cut: float = 2.0, cor
     """``W ~ N(mean, σ'²)`` given ``|W - mean| ≤ cut σ'``: a normal law without its tails.
 
     Cutting takes variance away (22.6 % at cut 2). ``correct=True`` starts from the wider
-    ``σ' = std/truncated_std(cut)``, so that what remains has the standard deviation ``std``; ``correct=False`` takes
-    ``σ' = std``.
+    ``σ' = std/truncated_std(cut)``, so that what remains has the standard deviation ``std``, as Keras and JAX do for
+    their scaled schemes; ``correct=False`` takes ``σ' = std``. (PyTorch's ``trunc_normal_`` corrects nothing, and its
+    bounds are absolute numbers: with std = 0.02 its default ±2 never cuts.)
 
     Args:
         mean: the centre.

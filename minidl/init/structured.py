@@ -27,8 +27,8 @@ SHARED_AMONG = ("units", "layers")
 def identity(gain: float = 1.0, groups: int | None = None) -> Initializer:
     """``W = gain I``: every unit repeats one input; a convolution with I at its centre tap ("Dirac") repeats the image.
 
-    Deterministic, exact at any depth, and symmetric: units beyond the number of inputs, and channels of one group, see
-    the same gradient until something else tells them apart. A plain ReLU network starts as ``relu(x)``. Where the
+    Deterministic, the same at any depth, and symmetric: units beyond the number of inputs, and channels of one group,
+    see the same gradient until something else tells them apart. A plain ReLU network starts as ``relu(x)``. Where the
     layer is not square the rest is 0; an even kernel has no centre, so the image moves by half a pixel.
 
     Args:
