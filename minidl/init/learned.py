@@ -263,7 +263,6 @@ class _Adam:
 
 def _half_new(old: Any, new: Any) -> Any:
     """A batch as long as ``old``: its first half, and then from ``new``."""
-    old, new = (a.data if isinstance(a, Tensor) else a for a in (old, new))
     half = len(old) // 2
     return array_module(old).concatenate([old[:half], new[: len(old) - half]])
 
@@ -328,7 +327,7 @@ def metainit(
     with undone_on_error(model), as_in_training(model):
         for step in range(steps):
             x = rng.standard_normal((batch, *in_shape)).astype(first.dtype)
-            x, outputs = _forward(model, to_device(x, device_of(first)))
+            outputs = model(Tensor(to_device(x, device_of(first))))
             logits = outputs[0] if isinstance(outputs, tuple) else outputs
             y = to_device(rng.integers(logits.shape[1], size=batch), device_of(first))
             spread = float(to_host(logits.data.astype("float64").std(axis=0).mean()))
@@ -386,13 +385,9 @@ def _set_norms(weights: Sequence[Any], norms: Slopes) -> None:
 # ----------------------------------------------------------------------------------------------------- losses, batches
 
 
-def _forward(model: Any, x: Array) -> tuple[Array, Any]:
-    return x, model(Tensor(x))
-
-
 def _value(model: Any, loss: Loss, x: Any, y: Any) -> Tensor:
     """The loss of a batch."""
-    return _value_of(model, loss, model(x if isinstance(x, Tensor) else Tensor(x)), y)
+    return _value_of(model, loss, model(Tensor(x)), y)
 
 
 def _value_of(model: Any, loss: Loss, outputs: Any, y: Any) -> Tensor:
