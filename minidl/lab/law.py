@@ -117,7 +117,7 @@ def read_law(text: str, values: Mapping[str, Any], shape: tuple[int, ...]) -> La
     inside, rest_of_text = _bracket(text[found.end() :])
     side = (-1 if found[1] else 1) if found[2] else 0
     law = _uniform(inside, values) if found[3] == "U" else _normal(inside, rest_of_text, values, side)
-    says_more = bool(re.sub(r"^\|?( cut at .*)?$", "", rest_of_text))
+    says_more = bool(re.sub(r"^\|?( cut at .*)?(, where .*)?$", "", rest_of_text))
     return replace(law, independent=not says_more) if law is not None else None
 
 

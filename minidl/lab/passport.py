@@ -51,7 +51,8 @@ class Passport:
         doc: docstring of the scheme.
         settings: shape and fans of the layer, seed; depth, width and batch of the ladders.
         weights: ``mean``, ``std``, ``smallest``, ``largest``, ``zeros`` (share), ``rank`` and ``of`` (the most it
-            can be), and ``law_mean`` and ``law_std`` where there is a law.
+            can be), ``coherence`` (nan without two units that have a direction), and ``law_mean`` and ``law_std`` where
+            there is a law.
         records: one flat dict per network: the factor per layer of ``rms``, ``signal`` (spread over inputs) and
             ``gradient`` (downwards), what theory says (``rms_theory``, ``gradient_theory``, or None), a ``verdict``.
         law: of one weight, or None.
@@ -110,8 +111,9 @@ class Passport:
             said += f" (law: mean {w['law_mean']:.3g}, std {w['law_std']:.4g})"
         said += f", from {w['smallest']:.3g} to {w['largest']:.3g}"
         said += f", {100 * w['zeros']:.3g} % of the weights are 0" if w["zeros"] > 0 else ""
-        values = "" if not len(self.singular) else f", largest singular value {self.singular[0]:.3g}"
-        return f"{said}. Rank {w['rank']} of {w['of']}{values}."
+        said += f". Rank {w['rank']} of {w['of']}, largest singular value {self.singular[0]:.3g}"
+        alike = f", mean |cos| of two units {w['coherence']:.2g}" if math.isfinite(w["coherence"]) else ""
+        return f"{said}{alike}."
 
     def failures(self) -> str:
         """Where, among the four networks, signal or gradient does not get through; and what else is to be seen."""
@@ -138,13 +140,14 @@ class Passport:
         kind = f"dense layers of width {s['width']}"
         if s["convolution"]:
             kind = f"circular {KERNEL}×{KERNEL} convolutions of {s['width']} channels"
+        own = "each network with its own activation in the scheme; " if s["own_activation"] else ""
         theory = (
             "theory: mean field, for infinite width." if self.theory else "there is no theory for this scheme here."
         )
         return (
             f"Factor per layer through {s['depth']} {kind}, zero biases, {s['batch']} inputs from N(0, 1), one draw: "
             f"rms of the pre-activation, its std over inputs (what is left to tell two inputs apart), and the gradient "
-            f"on its way down; {theory}"
+            f"on its way down; {own}{theory}"
         )
 
 
@@ -179,13 +182,15 @@ def scheme_passport(
     if min(fan_in, fan_out) < 1 or fan_in * fan_out > LARGEST:
         raise ValueError(f"a layer has from 1 to {LARGEST} weights, for their spectrum; got {fan_in} · {fan_out}")
     shape, fans = _shape(initializer, fan_in, fan_out)
-    sample, singular = _weights(initializer, shape, fans, seed)
+    sample, matrix = _weights(initializer, shape, fans, seed)
+    singular = init.singular_values(matrix)
     law = read_law(initializer.law, _words(initializer, fans), shape)
     name, doc, aliases = str(initializer), *_registered(initializer.name)
     convolution = len(shape) > 2
     settings: dict[str, Any] = {"scheme": name, "shape": shape, "fan_in": fans[0], "fan_out": fans[1], "seed": seed}
     settings |= {"depth": DEPTH, "width": CHANNELS if convolution else WIDTH, "batch": BATCH}
-    settings |= {"convolution": convolution}
+    own = "activation" in initializer.params and "activation" not in initializer.changed
+    settings |= {"convolution": convolution, "own_activation": own}
     ladders, theory = {}, {}
     with np.errstate(all="ignore"):  # signals that overflow are what this is about
         for label, activation in _networks(initializer).items():
@@ -194,7 +199,7 @@ def scheme_passport(
             theory[label] = _theory(suited, activation, ladders[label], energy)
     theory = {label: lines for label, lines in theory.items() if lines}
     records = [_record(label, ladders[label], theory.get(label)) for label in ladders]
-    weights = _statistics(sample, singular, law)
+    weights = _statistics(sample, singular, law) | {"coherence": init.coherence(matrix)}
     return Passport(
         name, repr(initializer), doc, settings, weights, records, law, aliases, sample, singular, ladders, theory
     )
@@ -236,7 +241,7 @@ def _networks(initializer: init.Initializer) -> dict[str, str]:
 def _words(initializer: init.Initializer, fans: tuple[float, float]) -> dict[str, Any]:
     """What the words of a formula stand for."""
     fan_in, fan_out = fans
-    words = dict(initializer.params) | {"a": initializer.params.get("negative_slope", 0.0)}
+    words = {"gain": 1.0} | dict(initializer.params) | {"a": initializer.params.get("negative_slope", 0.0)}
     words |= {"fan_in": fan_in, "fan_out": fan_out}
     return words | {"fan_avg": (fan_in + fan_out) / 2, "fan_geom": math.sqrt(fan_in * fan_out)}
 
@@ -264,12 +269,10 @@ def _takes(initializer: init.Initializer, shape: tuple[int, ...]) -> bool:
 def _weights(
     initializer: init.Initializer, shape: tuple[int, ...], fans: tuple[float, float], seed: int
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Weights enough for a histogram, from as many layers as it takes; singular values of the first."""
+    """Weights enough for a histogram, from as many layers as it takes; the first of them as a matrix."""
     rng = np.random.default_rng(seed)
     layers = [drawn(initializer, shape, fans, rng) for _ in range(-(-ENOUGH // math.prod(shape)))]
-    matrix = layers[0].reshape(shape[0], -1).astype(np.float64)
-    sample = np.concatenate([layer.ravel() for layer in layers])
-    return sample, np.linalg.svd(matrix, compute_uv=False)
+    return np.concatenate([layer.ravel() for layer in layers]), layers[0].reshape(shape[0], -1)
 
 
 def _statistics(sample: NDArray[Any], singular: NDArray[Any], law: Law | None) -> dict[str, Any]:

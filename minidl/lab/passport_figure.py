@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.lab.draw import STYLES, new_figure, on_paper, plot_ladders
+from minidl.lab.draw import STYLES, on_paper, plot_ladders
 from minidl.lab.law import marchenko_pastur
 
 __all__ = ["passport_figure"]
@@ -21,7 +21,10 @@ MOSTLY = 0.2  # share of zeros that are left out of the histogram
 @on_paper()
 def passport_figure(passport: Any) -> Any:
     """Above: the histogram of the weights, that of their singular values, the facts. Below: the ladders."""
-    fig = new_figure(12.0, 7.2)
+    from matplotlib.figure import Figure
+
+    fig = Figure(figsize=(12.0, 7.2), facecolor="white")  # all have the same places: finding them takes half the time
+    fig.subplots_adjust(left=0.055, right=0.985, top=0.88, bottom=0.125, wspace=0.22, hspace=0.42)
     fig.suptitle("\n".join(textwrap.wrap(passport.formula, 110)), fontsize=12)
     grid = fig.subplots(2, 3)
     _density(grid[0, 0], passport)
@@ -88,9 +91,9 @@ def _bars(ax: Any, values: Any, label: str, bins: int = 60) -> None:
 def _facts(ax: Any, passport: Any) -> None:
     """The table of the page, and the layer in words."""
     ax.set_axis_off()
-    text = textwrap.fill(passport.layer(), 58)
-    ax.text(0, 1.0, text, transform=ax.transAxes, va="top", fontsize=SMALL, linespacing=1.4)
-    top = 0.55
+    text = textwrap.fill(passport.layer(), 54)
+    ax.text(0, 1.08, text, transform=ax.transAxes, va="top", fontsize=SMALL, linespacing=1.4)
+    top = 0.5
     heads = ("factor per layer", "rms", "std over\ninputs", "gradient")
     places = (0.0, 0.42, 0.62, 0.84)
     for place, head in zip(places, heads, strict=True):
@@ -121,6 +124,4 @@ def _ladders(axes: Any, passport: Any) -> None:
         ax.set_title(title + (" (bands: theory)" if theory else ""), fontsize=11)
     handles, labels = axes[0].get_legend_handles_labels()
     assert len(labels) <= len(STYLES)
-    axes[0].get_figure().legend(
-        handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=10
-    )
+    axes[0].get_figure().legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False, fontsize=10)
