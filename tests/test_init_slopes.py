@@ -5,8 +5,9 @@ in less than half of the draws. The *mean* of ``ln M_{l+1}/M_l`` over layers and
 ``z_i`` is exactly Gaussian given the layer below, so ``M_{l+1}/M_l = v χ²_K`` with ``v = Var(w)`` and K ~ Bin(n, 1/2)
 positive units, whatever M_l was. The steps are independent; their mean and variance are known without any simulation.
 
-Gate: 3 standard errors, 0.033 at width 256 with 8 networks of 20 layers (false alarms: 0.27 % per row with a fresh
-seed, about 12 % for one among all rows; the seeds are fixed). That is 3.3 % of a layer's second moment.
+Gate: 3 standard errors, 0.033 at width 256 with 8 networks of 20 layers, 3.3 % of a layer's second moment. False alarms
+with fresh seeds: 0.27 % for a row; rows of one law share their random numbers and differ by a factor, so that four laws
+(normal, uniform, cut, sparse) and about 1 % are what all rows together have. The seeds are fixed.
 """
 
 import math
