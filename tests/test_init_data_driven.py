@@ -470,6 +470,7 @@ def test_autoinit_counts_the_terms_of_every_kind_of_convolution(kind):
 
 BETWEEN = {
     "batch norm": lambda: nn.BatchNorm1d(200),
+    "batch norm, each unit its own": lambda: nn.BatchNorm1d(200),
     "dropout": lambda: nn.Dropout(0.4),
     "scale": lambda: nn.Scale(0.5, bias=1.5),
     "residual": lambda: nn.Residual(nn.Linear(200, 200), activation="relu"),
@@ -486,6 +487,9 @@ def test_autoinit_follows_the_signal_through(kind):
     model.to(DEVICE)
     if kind == "batch norm":
         model[2].weight.data, model[2].bias.data = model[2].weight.data * 3, model[2].bias.data + 2
+    if kind == "batch norm, each unit its own":
+        model[2].weight.data = tensor(np.linspace(0, 1, 200, dtype="float32")).data
+        model[2].bias.data = tensor(np.linspace(-3, 3, 200, dtype="float32")).data
     init.autoinit(model, (200,))
     h = fetch(model.train()(batch((400, 200)))).astype(np.float64)
     assert (h**2).mean() == pytest.approx(1, abs=0.2)

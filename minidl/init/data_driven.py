@@ -100,14 +100,10 @@ def _layers(method: str, model: Any) -> list[tuple[str, Any]]:
 
 
 def _deviation(path: str, h: Array, std: str) -> float:
-    """The standard deviation of an output, in float64; what rounding alone explains is an error.
-
-    Differences to the first input come first: of nearly equal numbers they lose no digits.
-    """
+    """The standard deviation of an output, in float64; what rounding alone explains is an error."""
     xp, wide = array_module(h), h.astype("float64")
-    apart = wide - wide[:1] if std == "batch" else wide - wide.mean()
-    variance = (apart * apart).mean(axis=0) - apart.mean(axis=0) ** 2 if std == "batch" else apart * apart
-    value = math.sqrt(max(float(to_host(variance.mean())), 0.0))
+    variance = wide.var(axis=0).mean() if std == "batch" else wide.var()
+    value = math.sqrt(float(to_host(variance)))
     largest = float(to_host(xp.abs(wide).max()))
     if not math.isfinite(largest):
         raise ValueError(f"lsuv: {path} gives values that are not finite; start from smaller weights")
