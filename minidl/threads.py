@@ -68,23 +68,41 @@ class _Limits:
 
     def __init__(self) -> None:
         self.lock, self.before = threading.Lock(), 1
-        self.active: list[int] = []
-        self.sharing: list[int] = []  # those of ``share``, which must not change what another thread counts
+        self.active: dict[object, tuple[int, int]] = {}  # by a token: the thread that asked, and its limit
+        self.sharing: dict[object, tuple[int, int]] = {}  # those of ``share``: they must not change what others count
 
     def outside(self) -> int:
         """How many threads the matrix library has when nothing limits it; 1 where it is not OpenBLAS."""
         with self.lock:
             return self.before if self.active or self.sharing else blas_threads() or 1
 
-    def change(self, change: Callable[[int], None], limit: int) -> None:
-        """Add (``active.append``) or take away (``active.remove``) a limit, and set what is then the lowest."""
+    def change(self, limits: dict[object, tuple[int, int]], token: object, limit: int | None) -> None:
+        """Add a limit, or with None take it away, and set what is then the lowest."""
         functions = _openblas()
         with self.lock:
             if functions is not None and not self.active and not self.sharing:
                 self.before = int(functions[0]())
-            change(limit)
+            if limit is None:
+                del limits[token]
+            else:
+                limits[token] = threading.get_ident(), limit
             if functions is not None:
-                functions[1](min([self.before, *self.active, *self.sharing]))
+                functions[1](min([self.before, *self.values()]))
+
+    def values(self) -> list[int]:
+        """All limits."""
+        return [limit for _, limit in (*self.active.values(), *self.sharing.values())]
+
+    def after_fork(self) -> None:
+        """Of its parent's threads a child has only the one that forked: the limits of the others end here."""
+        self.lock = threading.Lock()
+        if self.active or self.sharing:
+            mine = threading.get_ident()
+            self.active = {token: limit for token, limit in self.active.items() if limit[0] == mine}
+            self.sharing = {token: limit for token, limit in self.sharing.items() if limit[0] == mine}
+            functions = _openblas()
+            if functions is not None:
+                functions[1](min([self.before, *self.values()]))
 
 
 _limits = _Limits()
@@ -98,12 +116,13 @@ def limited(limit: int) -> Iterator[None]:
 
 
 @contextmanager
-def _held(limits: list[int], limit: int) -> Iterator[None]:
-    _limits.change(limits.append, limit)
+def _held(limits: dict[object, tuple[int, int]], limit: int) -> Iterator[None]:
+    token = object()
+    _limits.change(limits, token, limit)
     try:
         yield
     finally:
-        _limits.change(limits.remove, limit)
+        _limits.change(limits, token, None)
 
 
 # ---------------------------------------------------------------------------------------------------- sharing work
@@ -139,24 +158,40 @@ def count() -> int:
     """How many threads ``share`` cuts work for here and now."""
     if not _chosen:
         _chosen[:] = [_from_environment()]
-    return min([_chosen[0] or min(_limits.outside(), MOST), *_limits.active])
+    return min([_chosen[0] or min(_limits.outside(), MOST), *(limit for _, limit in _limits.active.values())])
 
 
 class _Worker:
-    """A thread that waits for work. It takes one call at a time and hands back the result, or the error it met."""
+    """A thread that waits for work. Each call is answered in a queue of its own: its result, or the error it met."""
 
     def __init__(self) -> None:
         import queue  # when the first thread is needed: `import minidl` shall stay quick
 
-        self.calls: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
-        self.results: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+        self._queue: Any = queue.SimpleQueue
+        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Any]] = queue.SimpleQueue()
         self.core: int | None = None  # where it was told to run
         self.thread = threading.Thread(target=self._loop, name="minidl", daemon=True)
         self.thread.start()
 
     def _loop(self) -> None:
         while True:
-            self.results.put(_outcome(self.calls.get()))
+            call, answer = self._calls.get()
+            answer.put(_outcome(call))
+
+    def post(self, call: Callable[[], Any]) -> Any:
+        """Give it a call; ``get()`` of what comes back waits for the outcome."""
+        answer = self._queue()
+        self._calls.put((call, answer))
+        return answer
+
+    def finish(self) -> None:
+        """Wait until it has done all that it was given, also if the user interrupts again."""
+        while True:
+            try:
+                self.post(lambda: None).get()
+                return
+            except KeyboardInterrupt:
+                continue
 
     def run_on(self, core: int) -> None:
         """Keep to this core from now on."""
@@ -202,6 +237,7 @@ def _after_fork() -> None:
     global _free
     _workers.clear()  # a child process has none of its parent's threads
     _free = threading.Lock()
+    _limits.after_fork()
 
 
 if hasattr(os, "register_at_fork"):
@@ -254,12 +290,19 @@ def share(work: Callable[[int, int], T], length: int, least: int = 1) -> list[T]
 
 
 def _in_parallel(calls: Sequence[Callable[[], T]]) -> list[tuple[T | None, BaseException | None]]:
-    """The first call here, the others in the workers."""
+    """The first call here, the others in the workers. Whatever happens, nobody works on when this is left."""
     while len(_workers) < len(calls) - 1:
         _workers.append(_Worker())
     helpers = _workers[: len(calls) - 1]
     _spread(helpers)
-    for worker, call in zip(helpers, calls[1:], strict=True):
-        worker.calls.put(functools.partial(contextvars.copy_context().run, call))  # np.errstate is the caller's
-    own = _outcome(calls[0])
-    return [own, *(worker.results.get() for worker in helpers)]
+    try:
+        answers = [
+            worker.post(functools.partial(contextvars.copy_context().run, call))  # np.errstate is the caller's
+            for worker, call in zip(helpers, calls[1:], strict=True)
+        ]
+        own = _outcome(calls[0])
+        return [own, *(answer.get() for answer in answers)]
+    except BaseException:  # Ctrl-C while it waited: the workers still write into arrays that will be used again
+        for worker in helpers:
+            worker.finish()
+        raise

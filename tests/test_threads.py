@@ -1,9 +1,11 @@
 """The number of threads under NumPy: limited inside, put back outside."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -105,6 +107,31 @@ def test_an_error_in_a_worker_reaches_the_caller_and_the_worker_lives_on(two_thr
     assert threads.share(lambda start, _stop: start, 2) == [0, 1]
 
 
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no timer here to interrupt with")
+def test_an_interrupt_waits_for_the_workers_and_the_next_call_gets_its_own_results(two_threads):
+    finished = []
+
+    def slow(start, _stop):
+        if start:  # the worker's half: the caller waits for it when the interrupt comes
+            time.sleep(0.5)
+            finished.append(start)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(KeyboardInterrupt):
+            threads.share(slow, 2)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert finished == [1]
+    assert threads.share(lambda start, stop: (start, stop), 10) == [(0, 5), (5, 10)]
+    assert threads.share(lambda start, stop: (start, stop), 20) == [(0, 10), (10, 20)]
+
+
 def test_sharing_inside_of_shared_work_waits_for_nobody(two_threads):
     inner = lambda start, stop: threads.share(lambda a, b: b - a, stop - start)  # noqa: E731
     assert [sum(part) for part in threads.share(inner, 8)] == [4, 4]
@@ -185,6 +212,36 @@ if os.fork() == 0:
 os.wait()
 """
     assert in_a_process_with(1, code) == ["2", "2"]
+
+
+@needs_openblas
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_process_is_free_of_the_limits_of_threads_it_does_not_have():
+    code = """
+import os, threading, warnings
+warnings.simplefilter("ignore")
+from minidl import threads
+inside, leave = threading.Event(), threading.Event()
+def hold():
+    with threads.limited(1), threads._held(threads._limits.sharing, 1):
+        threads._limits.lock.acquire()  # and in the middle of a change
+        inside.set()
+        leave.wait()
+        threads._limits.lock.release()
+other = threading.Thread(target=hold)
+other.start()
+inside.wait()
+if os.fork() == 0:
+    print(threads.blas_threads(), threads.count(), flush=True)
+    with threads.limited(1):
+        print(threads.blas_threads(), flush=True)
+    os._exit(0)
+os.wait()
+leave.set()
+other.join()
+print(threads.blas_threads())
+"""
+    assert in_a_process_with(2, code) == ["2", "2", "1", "2"]
 
 
 @needs_openblas
