@@ -143,6 +143,49 @@ def test_a_plain_network_has_as_many_layers_as_it_says_all_but_three_of_them_con
     assert len(report.ladder("rms")) == layers - 1 and report.records[-1]["shape"] == (10,)
 
 
+@host
+def test_the_layers_of_a_plain_network_declare_the_scheme_that_drew_them():
+    model = networks.plain(7, "tanh", in_shape=(1, 16, 16))
+    layers = [m for _, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert [str(m.initializers["weight"]) for m in layers] == ["glorot_normal"] * 7
+    drawn = {name: array.copy() for name, array in model.state_dict().items()}
+    init.apply(model, seed=0)  # by what each layer declares
+    assert all(np.array_equal(drawn[name], array) for name, array in model.state_dict().items())
+
+
+@host
+def test_the_weights_of_a_plain_network_are_drawn_once(monkeypatch):
+    real, drawn = init.Initializer.__call__, []
+
+    def noted(self, *args, **options):
+        drawn.append(self.name)
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(init.Initializer, "__call__", noted)
+    networks.plain(7, init="orthogonal", in_shape=(1, 16, 16))
+    assert [name for name in drawn if name not in ("zeros", "ones")] == ["orthogonal"] * 7
+
+
+@host
+def test_a_weight_of_a_plain_network_depends_on_its_name_and_the_seed_alone():
+    weights = networks.plain(22, in_shape=(1, 28, 28), seed=3).state_dict()
+    for name, fan_in, fan_out in (("conv1.weight", 9, 144), ("conv2.weight", 144, 144), ("output.weight", 128, 10)):
+        rng = init.stream(3, name)
+        expected = init.he_normal()(weights[name].shape, fan_in=fan_in, fan_out=fan_out, rng=rng)
+        np.testing.assert_array_equal(weights[name], expected)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("plain7", (1, 16, 16)), ("plain22", (3, 32, 32))])
+@pytest.mark.parametrize("norm", [False, True])
+def test_a_plain_network_with_crelu_has_twice_the_channels_after_each_layer(name, shape, norm):
+    model = networks.build(name, shape, 10, [], activation="crelu", norm=norm).to(DEVICE)
+    x = np.random.default_rng(0).standard_normal((4, *shape), np.float32)
+    report = lab.probe(model, x, np.arange(4))
+    assert report.records[-1]["shape"] == (10,) and math.isfinite(report.loss)
+    convs = [m for _, m in model.named_modules() if isinstance(m, nn.Conv2d)]
+    assert convs[1].weight.shape[1] == 2 * convs[0].weight.shape[0]
+
+
 def test_in_a_plain_network_xavier_loses_the_signal_that_he_keeps():
     """Without biases ReLU networks are homogeneous: each layer takes √(fan_in/(fan_in + fan_out)), mostly √½."""
     x = np.random.default_rng(0).standard_normal((32, 3, 32, 32), np.float32)

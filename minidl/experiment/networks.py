@@ -6,8 +6,8 @@ import math
 import re
 from typing import Any
 
-from minidl import init as _init
 from minidl import models, nn
+from minidl.models.blocks import Init, Stack, finished
 from minidl.text import unknown
 
 __all__ = ["build", "check", "names", "plain"]
@@ -53,7 +53,7 @@ def build(name: str, in_shape: tuple[int, ...], num_classes: int, sizes: list[in
 def plain(
     layers: int,
     activation: str = "relu",
-    init: Any = None,
+    init: Init = None,
     *,
     norm: bool = False,
     in_shape: tuple[int, ...] = (3, 32, 32),
@@ -67,7 +67,7 @@ def plain(
     16, 32 and 64 channels that share the other convolutions evenly, the first two ending in max-pooling, the last in
     average pooling to 2×2 (3×3 for images of 28×28); two dense layers of width 128 and the scores. Zero padding keeps
     the size. As in the paper nearly all layers have as many inputs as outputs, so with ReLU Xavier halves the second
-    moment in each.
+    moment in each. CReLU, which gives twice the channels, makes each layer that follows read so many.
 
     Args:
         layers: layers with weights, at least 7.
@@ -80,39 +80,22 @@ def plain(
     check(f"plain{layers}")
     if len(in_shape) != 3 or min(in_shape[1:]) < 16:
         raise ValueError(f"plain{layers} reads images (C, H, W) of at least 16×16; got examples of shape {in_shape}")
-    scheme = models.scheme_for(activation) if init is None else init
-    modules: dict[str, nn.Module] = {}
-    modules |= _convolution(1, in_shape[0], WIDTHS[0], activation, norm)
-    modules["pool0"] = nn.MaxPool2d(2)
-    count, height, width, channels = 1, in_shape[1] // 2, in_shape[2] // 2, WIDTHS[0]
-    for stage, out in enumerate(WIDTHS):
+    row = Stack(in_shape, activation, norm).conv_block(1, WIDTHS[0], 3, padding=1).pool(0, 2)
+    count = 1
+    for stage, channels in enumerate(WIDTHS):
         for _ in range((layers - 4 - (count - 1)) // (len(WIDTHS) - stage)):
             count += 1
-            modules |= _convolution(count, channels, out, activation, norm)
-            channels = out
+            row.conv_block(count, channels, 3, padding=1)
         if stage < 2:
-            modules[f"pool{stage + 1}"] = nn.MaxPool2d(2)
-            height, width = height // 2, width // 2
+            row.pool(stage + 1, 2)
+    height, width = row.size
     kernel = (max(height // 2, 1), max(width // 2, 1))
-    modules["pool3"] = nn.AvgPool2d(kernel)
-    modules["flatten"] = nn.Flatten()
-    inputs = channels * (height // kernel[0]) * (width // kernel[1])
+    row.add("pool3", nn.AvgPool2d(kernel))
+    row.size = (height // kernel[0], width // kernel[1])
+    row.flatten()
     for number in (count + 1, count + 2):
-        modules[f"linear{number}"] = nn.Linear(inputs, DENSE)
+        row.linear(f"linear{number}", DENSE)
         if norm:
-            modules[f"norm{number}"] = nn.BatchNorm1d(DENSE)
-        modules[f"{activation}{number}"] = nn.activation(activation)
-        inputs = DENSE
-    modules["output"] = nn.Linear(inputs, num_classes)
-    model = nn.Sequential(**modules)
-    _init.apply(model, scheme, seed=seed)
-    return model
-
-
-def _convolution(number: int, into: int, out: int, activation: str, norm: bool) -> dict[str, nn.Module]:
-    """A 3×3 convolution, batch normalization if wanted, the activation."""
-    modules: dict[str, nn.Module] = {f"conv{number}": nn.Conv2d(into, out, 3, padding=1)}
-    if norm:
-        modules[f"norm{number}"] = nn.BatchNorm2d(out)
-    modules[f"{activation}{number}"] = nn.activation(activation)
-    return modules
+            row.add(f"norm{number}", nn.BatchNorm1d(DENSE))
+        row.activate(number)
+    return finished(row.linear("output", num_classes).sequential(), activation, init, seed)
