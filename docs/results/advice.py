@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import platform
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -34,15 +33,13 @@ def main() -> int:
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(EXPERIMENTS)}")
     for name in names or EXPERIMENTS:
-        start = time.perf_counter()
         with threads.limited(1):  # so that the numbers do not depend on the machine's cores
             found = EXPERIMENTS[name](quiet=False)
-        seconds = time.perf_counter() - start
         folder = HERE / name
         folder.mkdir(exist_ok=True)
         versions = f"minidl {version()}, numpy {np.__version__}, python {platform.python_version()}"
         made = f"Made with `python docs/results/advice.py {name}`; {versions}; {datetime.now(UTC):%Y-%m-%d}; "
-        made += f"{len(found.records)} trainings, {seconds:.0f} seconds on one thread."
+        made += f"{len(found.records)} trainings."
         found.figure().savefig(folder / "figure.png", dpi=100)
         (folder / "README.md").write_text(found.page(made, "figure.png"), encoding="utf-8")
         document = {
@@ -52,7 +49,7 @@ def main() -> int:
         }
         document |= {"title": found.title, "setting": found.setting, "table": found.table, "records": found.records}
         (folder / "results.json").write_text(to_json(document), encoding="utf-8")
-        print(f"{name}: {seconds:.0f} s")
+        print(f"{name}: {folder}")
     return 0
 
 
