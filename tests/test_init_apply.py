@@ -119,6 +119,30 @@ def test_an_initializer_works_like_a_name():
     assert schemes(report)["first.weight"] == "he_normal(mode='fan_out')"
 
 
+def test_a_parameter_notes_what_drew_it_and_its_layer_declares_what_it_did():
+    model = network()
+    init.apply(model, {"first.*": "orthogonal", "*.bias": "ones"})
+    noted = {path: init.registry.title(p.drawn_by) for path, p in model.named_parameters() if "own" not in path}
+    assert noted == {
+        "first.weight": "orthogonal",
+        "first.bias": "ones",
+        "norm.weight": "ones",
+        "norm.bias": "ones",
+        "second.weight": "he_normal",
+        "second.bias": "ones",
+    }
+    assert schemes(init.apply(model)) == schemes(init.apply(network()))
+
+
+def test_an_earlier_call_has_no_part_in_what_a_later_one_gives():
+    used, fresh = network(), network()
+    init.apply(used, "zeros", seed=5)
+    for model in (used, fresh):
+        init.apply(model, {"first.*": "orthogonal"}, seed=3)
+    for path, value in weights(used).items():
+        np.testing.assert_array_equal(value, weights(fresh)[path])
+
+
 def test_the_star_pattern_means_the_same_as_a_bare_name():
     assert schemes(init.apply(network(), {"*": "normal"})) == schemes(init.apply(network(), "normal"))
 

@@ -58,12 +58,63 @@ def test_every_network_with_every_activation_is_summarised(name, activation):
     assert max(map(len, str(found).splitlines())) <= 100
 
 
-def test_layers_that_run_in_training_alone_are_counted_and_say_so():
+def schemes(model, shape=(1, 28, 28)):
+    return {r["layer"]: r["scheme"] for r in lab.summary(model, shape).records if r["fan_in"] is not None}
+
+
+def test_under_rules_every_layer_shows_and_declares_the_scheme_it_was_drawn_by():
+    rules = {"conv*": "zeros", "linear3.bias": "ones", "linear*": "glorot_normal"}
+    model = models.lenet5(init=rules, in_shape=(1, 28, 28)).to(DEVICE)
+    expected = {
+        path: "zeros" if path.startswith("conv") else "glorot_normal" if path.startswith("linear") else "he_normal"
+        for path in schemes(model)
+    }
+    assert schemes(model) == expected and len(set(expected.values())) == 3
+    assert [line for line in str(model).splitlines() if "(conv1)" in line and "init=zeros" in line]
+    before = model.state_dict()
+    init.apply(model, seed=0)  # what the layers declare: the same rules, the same draw
+    for path, value in model.state_dict().items():
+        np.testing.assert_array_equal(value, before[path])
+
+
+def test_the_scheme_is_the_one_last_applied_and_loading_weights_leaves_it():
+    model = models.lenet5(in_shape=(1, 28, 28)).to(DEVICE)
+    assert set(schemes(model).values()) == {"he_normal"}
+    init.apply(model, "glorot_normal")
+    assert set(schemes(model).values()) == {"glorot_normal"}
+    model.load_state_dict(models.lenet5(in_shape=(1, 28, 28), init="orthogonal").state_dict())
+    assert set(schemes(model).values()) == {"glorot_normal"}
+    init.apply(model)
+    assert set(schemes(model).values()) == {"he_normal"}
+
+
+def test_a_weight_shows_its_scheme_in_every_layer_that_holds_it():
+    first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+    second.weight = first.weight
+    model = nn.Sequential(first=first, second=second)
+    init.apply(model, "orthogonal")
+    wrapped = nn.Sequential(first=nn.WeightNorm(first), second=second).to(DEVICE)
+    assert schemes(wrapped, 4) == {"first": "orthogonal", "second": "orthogonal"}
+
+
+def test_layers_that_run_in_training_alone_are_counted_and_not_called():
     model = models.build("googlenet", in_shape=(3, 32, 32), num_classes=10).to(DEVICE)
     found = lab.summary(model, (3, 32, 32))
     silent = [r for r in found.records if r["calls"] == 0]
     assert silent and all(r["layer"].startswith("aux") and r["shape"] is None for r in silent)
-    assert "(training)" in str(found)
+    assert str(found).count("(not called)") == len(silent)
+
+
+def test_a_layer_that_forward_forgets_is_not_said_to_run_in_training():
+    class Forgetful(nn.Module):
+        def __init__(self):
+            self.used, self.forgotten = nn.Linear(4, 2), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.used(x)
+
+    text = str(lab.summary(Forgetful().to(DEVICE), 4))
+    assert "(not called)" in text and "training" not in text
 
 
 def test_a_long_path_keeps_its_end():

@@ -55,11 +55,15 @@ def apply(model: Any, scheme: Spec | Rules | None = None, seed: int = 0) -> Repo
     Then every module with a method ``after_init(rng)`` is told, with its own stream: dropout starts its masks anew,
     batch normalization its running averages.
 
+    Each parameter that was set keeps a note, ``drawn_by``, of the initializer that drew it. What its layer declares
+    (``init=``) stays as it is: so what a call gives depends on the model as it was built, the scheme and the seed, and
+    not on the calls before it. Training and ``load_state_dict`` change values and leave the note: it tells of the draw.
+
     Args:
         model: any object with ``named_modules()``.
         scheme: what the weights get.
 
-            * None: every parameter gets the initializer its own layer declares.
+            * None: every parameter gets the initializer its own layer declares, whatever drew it last.
             * A name or an initializer: for the weights of layers that have fans. Biases and the parameters of
               normalizations keep what their layer declares.
             * ``{pattern: scheme}``: shell patterns over the parameter path, ``{"layers.0.*": "he_normal", "*": ...}``.
@@ -83,6 +87,7 @@ def apply(model: Any, scheme: Spec | Rules | None = None, seed: int = 0) -> Repo
     values = [slot.draw(seed) for slot in chosen]
     for slot, value in zip(chosen, values, strict=True):  # nothing is set before everything has been drawn
         slot.parameter.data = to_device(value, device_of(slot.parameter.data))
+        slot.parameter.drawn_by = slot.initializer  # with the tensor, not the layer: another layer may share it
     for path, module in model.named_modules():
         if hasattr(module, "after_init"):  # what depends on new weights, or draws by itself: running averages, dropout
             module.after_init(stream(seed, path))

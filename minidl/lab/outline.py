@@ -25,9 +25,11 @@ class Summary:
     Args:
         records: one flat dict per layer in the order of execution: ``layer`` (its path), ``kind``, ``shape`` of its
             output without the batch axis, ``calls`` in one forward pass, ``parameters``, and of a weight with fans
-            ``fan_in``, ``fan_out``, ``scheme`` (what the layer declares for its weight) and ``std`` (measured).
-            What does not apply is None; so is the shape of a layer that runs in training alone (``calls`` 0), which is
-            printed as "(training)".
+            ``fan_in``, ``fan_out``, ``scheme`` (what ``init.apply`` last drew it by; before that, what the layer
+            declares) and ``std`` (measured now: after training, or loading, of other values than the scheme gave).
+            What does not apply is None; so is the shape of a layer that was not called (``calls`` 0), printed as
+            "(not called)": one that runs in training alone, or one that ``forward`` forgot, and which of them cannot
+            be seen here.
         in_shape: of one input.
         parameters: numbers that are trained, in all.
         buffers: numbers that belong to the state and are not trained, such as running averages.
@@ -40,7 +42,7 @@ class Summary:
 
     def __str__(self) -> str:
         rows = [
-            {**r, "layer": _short(r["layer"]), "shape": "(training)" if r["shape"] is None else _times(r["shape"])}
+            {**r, "layer": _short(r["layer"]), "shape": "(not called)" if r["shape"] is None else _times(r["shape"])}
             for r in self.records
         ]
         columns = {c: c for c in ("layer", "kind", "shape", "parameters", "fan_in", "fan_out", "scheme", "std")}
@@ -122,7 +124,6 @@ def _record(path: str, module: Module, shapes: list[tuple[int, ...]], counted: s
     counted |= {id(p) for p in fresh}
     fan_in, fan_out = getattr(module, "fans", (None, None))
     weight = getattr(module, "weight", None) if fan_in is not None else None
-    declared = getattr(module, "initializers", {}).get("weight")
     return {
         "layer": path or type(module).__name__,
         "kind": type(module).__name__,
@@ -131,9 +132,15 @@ def _record(path: str, module: Module, shapes: list[tuple[int, ...]], counted: s
         "parameters": sum(p.size for p in fresh),
         "fan_in": fan_in,
         "fan_out": fan_out,
-        "scheme": None if weight is None or declared is None else title(declared),
+        "scheme": None if weight is None else _scheme(module, weight),
         "std": None if weight is None else float(to_host(weight.data.astype("float64").std())),
     }
+
+
+def _scheme(module: Module, weight: Parameter) -> str | None:
+    """By what the weight was drawn: by ``init.apply``, or as its layer was made."""
+    initializer = getattr(weight, "drawn_by", None) or module.initializers.get("weight")
+    return None if initializer is None else title(initializer)
 
 
 def _short(path: str, length: int = 24) -> str:

@@ -157,8 +157,8 @@ class Stack:
 def finished(model: Model, activation: str, init: Init, seed: int) -> Model:
     """``model`` with its weights drawn: by ``init``, or if that is None by the usual scheme of its activation.
 
-    The layers declare the scheme too, so that the printed model tells the truth and ``init.apply(model)`` repeats it.
-    Rules are too many words for a layer: under them each declares He's scheme, the default of all layers.
+    The layers declare what they got too, so that the printed model tells the truth and ``init.apply(model)`` repeats
+    it. What no rule fits gets He's scheme, the default of all layers.
     """
     scheme = scheme_for(activation) if init is None else init
     declared = _init.get("he_normal" if isinstance(scheme, Mapping) else scheme)
@@ -166,4 +166,8 @@ def finished(model: Model, activation: str, init: Init, seed: int) -> Model:
         if isinstance(layer, nn.Weighted):
             layer.initializers["weight"] = declared
     _init.apply(model, scheme, seed=seed)
+    for _, module in model.named_modules():
+        for name in module.initializers:
+            if (parameter := getattr(module, name)) is not None:
+                module.initializers[name] = parameter.drawn_by
     return model

@@ -29,10 +29,11 @@ T = TypeVar("T")
 class Parameter(Tensor):
     """A tensor that belongs to a model and is trained: a leaf with ``requires_grad=True``."""
 
-    __slots__ = ()
+    __slots__ = ("drawn_by",)
 
     def __init__(self, data: Any) -> None:
         super().__init__(data, requires_grad=True)
+        self.drawn_by: Any = None  #: the initializer that ``init.apply`` last drew it by; None before that
 
 
 class Module:
