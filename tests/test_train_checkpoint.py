@@ -356,6 +356,56 @@ def test_another_activation_scheme_or_rate_is_another_run(tmp_path):
         run(split=other)
 
 
+@pytest.mark.parametrize("which", [0, 20, 39], ids=["first", "middle", "last"])
+def test_other_images_with_the_same_labels_are_another_run(which, tmp_path):
+    def run(split, *callbacks):
+        model = small_model()
+        callbacks = [train.Checkpoint(tmp_path / "run.npz", 1), *callbacks]
+        optimizer = optim.SGD(model.parameters(), lr=0.1)
+        train.fit(model, split, optimizer=optimizer, epochs=3, batch_size=8, quiet=True, callbacks=callbacks)
+
+    with pytest.raises(Killed):
+        run(small_split(), killer(5))
+    other = small_split()
+    other.train.raw = other.train.raw.copy()
+    other.train.raw[max(which - 4, 0) : which + 4] += 1
+    with pytest.raises(CheckpointError, match=r"images=\d+ \(now \d+\)"):
+        run(other)
+    run(small_split())
+
+
+@pytest.mark.parametrize("at", [4, 8])
+def test_the_same_schedule_with_other_numbers_is_another_run(at, tmp_path):
+    with pytest.raises(Killed):
+        command([train.Checkpoint(tmp_path / "run.npz", 1), killer(at)], schedule=optim.cosine(100))
+    expected = 0.5 * (1 + math.cos(math.pi / 100))
+    with pytest.raises(CheckpointError, match=rf"schedule gives the factor {expected} at step 1, this one's 0\.95048"):
+        command([train.Checkpoint(tmp_path / "run.npz", 1)], schedule=optim.cosine(7))
+    again = command([train.Checkpoint(tmp_path / "run.npz", 1)], schedule=optim.cosine(100))
+    assert_same_end(again, command(schedule=optim.cosine(100)))
+
+
+def test_a_schedule_that_changes_in_a_later_epoch_alone_is_another_run(tmp_path):
+    with pytest.raises(Killed):
+        command([train.Checkpoint(tmp_path / "run.npz", 1), killer(4)], schedule=optim.step(every=2 * STEPS + 1))
+    with pytest.raises(CheckpointError, match="at step 12, this one's"):
+        command([train.Checkpoint(tmp_path / "run.npz", 1)], schedule=optim.step(every=2 * STEPS + 3))
+
+
+def test_with_a_schedule_that_knows_its_run_alone_it_can_be_made_longer_and_shorter(tmp_path):
+    def table(epochs):
+        return (0.5 ** np.arange(epochs * STEPS)).__getitem__  # there is no factor beyond the last step
+
+    def run(epochs, *callbacks):
+        callbacks = [train.Checkpoint(tmp_path / "run.npz", 1), *callbacks]
+        return command(callbacks, schedule=table(epochs), epochs=epochs, early_stopping=None)
+
+    with pytest.raises(Killed):
+        run(3, killer(4))
+    run(2)
+    assert [record["epoch"] for record in run(4)[0]] == [1, 2, 3, 4]
+
+
 def test_a_refused_checkpoint_changes_nothing(tmp_path):
     command([train.Checkpoint(tmp_path / "run.npz")])
     model = everything(seed=3)

@@ -88,7 +88,9 @@ class Checkpoint:
         MissingCapability: .safetensors without the package safetensors.
 
     ``fit`` then raises ``CheckpointError`` if the file is damaged or belongs to another run (another network, batch
-    size, seed, data, optimizer: it says which and the numbers), and ``OSError`` if it cannot be written.
+    size, seed, optimizer, schedule, data: it says which and the numbers), and ``OSError`` if it cannot be written.
+    Of the data all labels are compared and some of the images, from the first to the last; of the schedule its factors
+    at steps of every epoch; ``loss`` and ``transform`` by their names, so what is changed inside them goes unnoticed.
     """
 
     def __init__(self, path: str | Path, every: int | None = None) -> None:

@@ -8,6 +8,8 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import numpy as np
+
 from minidl import lab, ops
 from minidl.backend import Array, device_of
 from minidl.data import DataLoader, Part, Split
@@ -154,7 +156,10 @@ def _check_last_batch(model: Module, loader: DataLoader) -> None:
 def _settings(
     run: Run, loss: Loss, schedule: Schedule | None, clip: float | None, early_stopping: int | None
 ) -> dict[str, Any]:
-    """What was asked for, as plain values: a checkpoint of a run that was asked for something else is refused."""
+    """What was asked for, as plain values: a checkpoint of a run that was asked for something else is refused.
+
+    Functions are known by name; of the schedule, which hides numbers, the values too (see ``_factors``).
+    """
     groups = [{k: v for k, v in group.items() if k != "params"} for group in run.optimizer.groups]
     return {
         "model": printed(run.model),
@@ -162,15 +167,34 @@ def _settings(
         "groups": groups,
         "examples": len(run.loader.dataset),
         "labels": zlib.crc32(run.loader.dataset.y.tobytes()),  # the same number of others would be other data
+        "images": _images(run.loader.dataset),
         "batch_size": run.loader.batch_size,
         "seed": run.loader.seed,
         "drop_last": bool(run.loader.drop_last),
         "transform": name_of(run.loader.transform),
         "loss": name_of(loss),
         "schedule": name_of(schedule),
+        "factors": _factors(schedule, len(run.loader), run.epochs),
         "clip": clip,
         "early_stopping": early_stopping,
     }
+
+
+def _images(part: Part, count: int = 33) -> int:
+    """A CRC of some examples, evenly spread from the first to the last: all, of photographs on a disk, take minutes."""
+    return zlib.crc32(part[np.linspace(0, len(part) - 1, min(count, len(part))).astype(int)][0].tobytes())
+
+
+def _factors(schedule: Schedule | None, steps: int, epochs: int) -> dict[int, float]:
+    """What the schedule gives at the first two steps, and at the middle and last of every epoch of ``steps``.
+
+    Of a run with more epochs these are the same steps and more; so ``cosine(100)`` and ``cosine(7)``, which have one
+    name, can be told apart, and a run that goes on with more epochs is still the same.
+    """
+    if schedule is None:
+        return {}
+    ends = [epoch * steps + step for epoch in range(epochs) for step in (steps // 2, steps - 1)]
+    return {step: float(schedule(step)) for step in sorted({0, 1, *ends}) if step < steps * epochs}
 
 
 def _one_epoch(

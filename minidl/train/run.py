@@ -182,10 +182,16 @@ class Run:
         for before, now in zip_longest(saved["model"], own["model"], fillvalue="nothing"):
             if before != now:
                 raise CheckpointError(f"the saved run trains another network: it has {before}, this one {now}")
-        different = [k for k in own if k != "model" and saved.get(k) != own[k]]
+        different = [k for k in own if k not in ("model", "factors") and saved.get(k) != own[k]]
         if different:
             pairs = (f"{k}={saved.get(k)!r} (now {own[k]!r})" for k in different)
             raise CheckpointError(f"the saved run was started with {', '.join(pairs)}")
+        for step, factor in saved["factors"].items():
+            if own["factors"].get(step, factor) != factor:  # steps that only one of the two has, for its epochs, agree
+                raise CheckpointError(
+                    f"the saved run's schedule gives the factor {factor!r} at step {step}, this one's "
+                    f"{own['factors'][step]!r}"
+                )
         finished = len(state["history"])
         if self.epochs < max(state["run"]["epoch"], finished):
             raise CheckpointError(f"the saved run is in epoch {state['run']['epoch']}; epochs={self.epochs} is less")
