@@ -130,6 +130,36 @@ def test_an_unknown_ending_is_refused_and_empties_no_file(tmp_path):
     assert (tmp_path / "weights.npz").read_text() == "precious"
 
 
+GROWN = [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "accuracy": 0.25, "loss": 0.125}]
+
+
+@pytest.mark.host("a file format")
+def test_a_key_that_a_later_record_brings_has_a_column_and_is_empty_before(tmp_path):
+    train.History(GROWN).save(tmp_path / "run.csv")
+    assert (tmp_path / "run.csv").read_text(encoding="utf-8").split() == [
+        "epoch,loss,accuracy",
+        "1,0.5,",
+        "2,0.125,0.25",
+    ]
+    assert "acc." in str(train.History(GROWN)).splitlines()[0]
+
+
+@pytest.mark.host("a file format")
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_a_history_that_cannot_be_written_leaves_the_old_file_and_nothing_else(ending, tmp_path):
+    class Unprintable:
+        def __str__(self):
+            raise RuntimeError("no text")
+
+        __repr__ = __str__
+
+    path = tmp_path / f"run.{ending}"
+    path.write_text("precious")
+    with pytest.raises((RuntimeError, TypeError)):
+        train.History([{"epoch": 1}, {"epoch": Unprintable()}]).save(path)
+    assert path.read_text() == "precious" and list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.host("text for people")
 def test_a_history_prints_as_a_table():
     assert str(train.History()) == "no epoch finished"

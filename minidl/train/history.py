@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from minidl.text import table, to_json
+from minidl.train.archive import replacing
 
 __all__ = ["Diverged", "History"]
 
@@ -21,25 +22,32 @@ class History(list[dict[str, Any]]):
     """
 
     def __str__(self) -> str:
-        headings = {key: key.replace("accuracy", "acc.") for key in self[0]} if self else {}  # for 100 columns
+        headings = {key: key.replace("accuracy", "acc.") for key in self._keys()}  # for 100 columns
         return table(self, headings) if self else "no epoch finished"
 
     def save(self, path: str | Path) -> None:
-        """Write as CSV or JSON lines, by the ending of ``path`` (.csv or .jsonl).
+        """Write as CSV or JSON lines, by the ending of ``path`` (.csv or .jsonl): all of it, or the old file stays.
+
+        A CSV has a column for every key of any record; a record without it leaves the cell empty.
 
         Raises:
             ValueError: another ending.
+            OSError: the file could not be written; one that was there is as it was.
         """
         path = Path(path)
         if path.suffix not in (".csv", ".jsonl"):  # before it is opened: that would empty an existing file
             raise ValueError(f"history is saved as .csv or .jsonl; got {path.name!r}")
-        with path.open("w", encoding="utf-8", newline="") as file:
+        with replacing(path) as part, part.open("w", encoding="utf-8", newline="") as file:
             if path.suffix == ".csv":
-                writer = csv.DictWriter(file, fieldnames=list(self[0]) if self else ["epoch"])
+                writer = csv.DictWriter(file, fieldnames=self._keys() or ["epoch"])
                 writer.writeheader()
                 writer.writerows(self)
             else:
                 file.writelines(json.dumps(json.loads(to_json(record))) + "\n" for record in self)
+
+    def _keys(self) -> list[str]:
+        """The keys of all records, in the order in which they first appear."""
+        return list(dict.fromkeys(key for record in self for key in record))
 
 
 class Diverged(ArithmeticError):
