@@ -335,10 +335,13 @@ def _legend(fig: Any, lines: Sequence[str], dashes: bool = True, claimed: bool =
         return
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], color=c, marker=m, label=line) for line, (c, _, m) in zip(lines, STYLES, strict=False)]
+    handles = [
+        Line2D([], [], color=c, marker=m, label=line or "measured")  # a single line has no name
+        for line, (c, _, m) in zip(lines, STYLES, strict=False)
+    ]
     for handle, (_, dash, _) in zip(handles, STYLES, strict=False):
         handle.set(linestyle=dash if dashes else "none")
     if claimed:
         handles.append(Line2D([], [], label="the article's number"))
         handles[-1].set(**CLAIMED)
-    fig.legend(handles=handles, loc="outside lower center", ncols=min(len(lines), 4), frameon=False, fontsize=10)
+    fig.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4), frameon=False, fontsize=10)
