@@ -130,6 +130,9 @@ def _explain(error: Exception) -> CommandError:
             return error
         case RuntimeError() if type(error).__name__ == "MissingCapability":
             return CommandError(what, "this machine lacks it", "run: minidl doctor, or say --backend numpy", MISSING)
+        case RuntimeError() if type(error).__name__ == "CellFailed":
+            why = "a cell failed; those that were finished before are stored"
+            return CommandError(what, why, "mend what the message says, then go on with --resume", FINDING)
         case ModuleNotFoundError():
             package = (error.name or "the package").split(".")[0]
             return CommandError(what, f"{package} is not installed here", "run: minidl doctor", MISSING)
@@ -157,7 +160,7 @@ def print_json(schema: str, **content: Any) -> None:
 
 def compare_arguments(sub: argparse.ArgumentParser) -> None:
     """The arguments of ``minidl compare``; the second group asks for more than the quick comparison."""
-    sub.add_argument("--seed", type=int, default=0, help="same seed, same numbers (default: %(default)s)")
+    sub.add_argument("--seed", type=int, help="same seed, same numbers (default: 0)")
     sub.add_argument("--data", nargs="+", metavar="NAME", help="data sets (default: digits)")
     sub.add_argument("--depth", type=int, help="hidden layers of the mlp (default: 20)")
     sub.add_argument("--width", type=int, help="units in each of them (default: 100)")
@@ -195,7 +198,7 @@ def compare(args: argparse.Namespace) -> int:
         tuple(args.activations or experiment.ACTIVATIONS),
         dataset=args.data[0] if args.data else "digits",
         **{name: value for name, value in chosen.items() if value is not None},
-        seed=args.seed,
+        seed=args.seed or 0,
         device=device,
         quiet=args.quiet,
     )

@@ -1,15 +1,18 @@
-"""Where things lie: the folders that come with minidl, the data cache, a fresh folder for each run.
+"""Where things lie: the folders that come with minidl, the data cache, a fresh folder for each run; whole files.
 
 Standard library only, so that ``minidl doctor`` works before NumPy is installed.
 """
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from minidl.text import unknown
 
-__all__ = ["FOLDERS", "data_cache", "folder", "run_folder", "user_cache"]
+__all__ = ["FOLDERS", "clean_up", "data_cache", "folder", "replacing", "run_folder", "user_cache"]
 
 FOLDERS = ("benchmarks", "datasets", "lessons")
 PACKAGE = Path(__file__).resolve().parent
@@ -78,3 +81,68 @@ def run_folder(out: str | Path, name: str) -> Path:
 def _number(entry: str, name: str) -> int:
     digits = entry.removeprefix(f"{name}-")
     return int(digits) if digits != entry and digits.isdecimal() else 0
+
+
+# -- all or nothing -------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield the name of a temporary file in the same folder, which takes the place of ``path`` when the block is done.
+
+    It is on the disk before it gets its name, so whoever opens ``path``, whenever that is, finds the old file or the
+    new one and never a part of it. Temporary files that killed processes left are removed.
+
+    Raises:
+        OSError: it could not be written; ``path`` is as it was.
+    """
+    clean_up(path)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        with open(part, "rb+") as file:
+            _to_disk(file)
+        os.replace(part, path)
+        _folder_to_disk(path.parent)
+    except OSError as error:
+        kept = "the file that was there is as it was" if path.exists() else "nothing was saved"
+        raise OSError(error.errno, f"{path} could not be written ({error.strerror or error}); {kept}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _to_disk(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _folder_to_disk(folder: Path) -> None:
+    """The new name too survives a power failure, where the system can promise that."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def clean_up(path: Path) -> None:
+    """Remove the temporary files of ``path`` whose processes are gone."""
+    for part in path.parent.glob(f"{path.name.replace('[', '[[]')}.*.part"):
+        number = part.name.removeprefix(f"{path.name}.").removesuffix(".part")
+        if number.isdecimal() and not _alive(int(number)):
+            with suppress(OSError):  # Windows: a process that lives still has it open
+                part.unlink()
+
+
+def _alive(process: int) -> bool:
+    """Whether a process of this number runs; on Windows nobody asks, for there an open file cannot be removed."""
+    if os.name != "posix":
+        return False
+    try:
+        os.kill(process, 0)  # signal 0 is no signal: only whether it could be sent
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # another user's
+    return True

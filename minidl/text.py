@@ -12,7 +12,7 @@ from numbers import Integral, Real
 from time import monotonic
 from typing import IO, Any, TypeVar
 
-__all__ = ["open_output", "plain", "progress", "table", "to_json", "unknown"]
+__all__ = ["open_output", "plain", "progress", "say", "table", "to_json", "unknown"]
 
 T = TypeVar("T")
 
@@ -170,6 +170,22 @@ def progress(
                 bar.set_postfix_str(note(), refresh=False)
                 due = monotonic() + NOTE_EVERY
             bar.update()
+
+
+def say(line: str) -> None:
+    """Print a line on stderr; while a bar of ``progress`` is shown there, above it."""
+    if not sys.stderr.isatty():
+        print(line, file=sys.stderr, flush=True)
+        return
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        import shutil  # here, so that importing minidl stays quick
+
+        blank = " " * (shutil.get_terminal_size().columns - 1)
+        print(f"\r{blank}\r{line}", file=sys.stderr, flush=True)
+        return
+    tqdm.write(line, file=sys.stderr)  # it takes the bar away and draws it again below
 
 
 def _count(

@@ -118,7 +118,7 @@ def series(kills: int, seed: int = 0, grid: list[str] | None = None, jobs: int =
                 continue
             assert code == 0, f"the command ended with {code}"
             assert hashes(folder) == expected, "the weights are not those of a run that nobody disturbed"
-            assert not list(folder.rglob("*.tmp")), "something half-written was left behind"
+            assert not list(folder.rglob("*.part")), "something half-written was left behind"
             counts["complete"] += 1
             if not begun and not stop:
                 break

@@ -13,6 +13,7 @@ import pytest
 
 from minidl import backend, cli, files
 from minidl.data.errors import DataError
+from minidl.experiment import CellFailed
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -146,6 +147,7 @@ def test_the_doctor_reports_and_ends_with_3_where_cupy_was_asked_for_by_name(wit
         (ImportError("libopenblas.so is missing"), 3),
         (FileNotFoundError(2, "No such file or directory", "digits.npz"), 4),
         (ValueError("unknown scheme 'he_norml'"), 4),
+        (CellFailed("the process of the cell [x] was killed (signal 9)"), 1),
         (RuntimeError("surprise"), 1),
         (KeyboardInterrupt(), 130),
     ],
@@ -176,6 +178,13 @@ def test_a_data_set_that_is_not_there_is_no_wrong_argument(monkeypatch, capsys):
         "  why: the data set is not here as it should be",
         "  do:  see: minidl data list",
     ]
+
+
+def test_a_cell_that_failed_is_no_surprise_and_the_way_on_is_said(monkeypatch, capsys):
+    failing(monkeypatch, CellFailed("the process of the cell [x] was killed (signal 9): out of memory?"))
+    assert cli.main(["doctor"]) == 1
+    what, why, fix = capsys.readouterr().err.splitlines()
+    assert "cell [x] was killed" in what and "stored" in why and "--resume" in fix
 
 
 def test_verbose_shows_the_traceback(monkeypatch, capsys):

@@ -15,6 +15,7 @@ from conftest import DEVICE
 
 from minidl import cli, experiment, init, text, train
 from minidl.experiment import Comparison, compare, variance, verdict
+from minidl.experiment.grid import initializer
 from minidl.lab import Report
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -160,6 +161,21 @@ def test_schemes_may_be_names_labels_or_initializers_of_ones_own():
     own = compare({"mine": init.he_normal()}, ["relu"], **options).records[0]
     assert (name["scheme"], own["scheme"]) == ("he_normal", "mine")
     assert label | {"scheme": ""} == name | {"scheme": ""} == own | {"scheme": ""}
+
+
+@pytest.mark.parametrize("scheme", ["normal(std=0.05)", "N(0, 0.05²)", "He cut, Keras 2.0.9", "article: Kaiming"])
+def test_the_quick_comparison_reads_schemes_as_an_experiment_does(scheme):
+    options = {"depth": 1, "width": 8, "epochs": 1, "batch_size": 600, "device": DEVICE}
+    (read,) = compare([scheme], ["tanh"], **options).records
+    (meant,) = compare({scheme: initializer(scheme, "tanh")}, ["tanh"], **options).records
+    assert read == meant and read["scheme"] == scheme
+
+
+def test_variance_reads_schemes_as_an_experiment_does():
+    found = variance("relu", "He cut, Keras 2.0.9", depth=2, width=8, device=DEVICE)
+    assert found.settings["scheme"] == "He cut, Keras 2.0.9"
+    same = variance("relu", initializer("He cut, Keras 2.0.9"), depth=2, width=8, device=DEVICE)
+    assert found.records == same.records
 
 
 def test_an_activation_named_twice_is_trained_once():

@@ -1,5 +1,6 @@
 """Experiments: cells, grids, the store that loses nothing, the runner, presets, tables, figures, the command."""
 
+import errno
 import json
 import math
 import os
@@ -17,10 +18,12 @@ from conftest import DEVICE
 from test_data_photos import photo
 
 from minidl import cli, data, init, lab, models, nn, optim, train
+from minidl.data import DataError
 from minidl.experiment import PRESETS, Cell, CellFailed, Grid, Store, commands, measure, networks, runner, summary
+from minidl.experiment import store as store_module
 from minidl.experiment.draw import figures, layout
 from minidl.experiment.grid import LABELS, LOSSES, initializer, label, spec
-from minidl.experiment.scoreboard import majority, scoreboard
+from minidl.experiment.scoreboard import claimed_accuracies, majority, scoreboard
 from minidl.experiment.trial import _loaded, loaded
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -368,12 +371,47 @@ def test_a_damaged_file_is_reported_and_its_cell_runs_again(damage, done, tmp_pa
 
 
 @host
+@pytest.mark.skipif(os.name != "posix", reason="forks")
 def test_what_a_killed_process_left_half_written_is_removed(store):
-    leftover = store.folder / "cells" / ".0123.json.77.tmp"
-    leftover.parent.mkdir()
-    leftover.write_text("{")
+    """The process dies in the middle of a table, of a cell and of a checkpoint."""
+    checkpoint, cell = store.checkpoint(store.cells[0]), store.path(store.cells[0])
+    code = f"""
+import os
+from pathlib import Path
+from minidl.experiment import store
+from minidl.train import archive
+def dies(path, write):
+    if os.fork() == 0:
+        os.replace = lambda *_: os._exit(9)
+        write(path)
+    os.wait()
+dies(Path({str(store.folder / "table.md")!r}), lambda path: store.write_atomically(path, "half"))
+dies(Path({str(cell)!r}), lambda path: store.write_atomically(path, "half"))
+dies(Path({str(checkpoint)!r}), lambda path: archive.write(path, {{"plain": 1}}))
+"""
+    checkpoint.parent.mkdir()
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(), check=True)
+    assert len(list(store.folder.rglob("*.[0-9]*.*"))) == 3
     with store.alone():
-        assert not leftover.exists()
+        assert [p.name for p in sorted(store.folder.rglob("*")) if p.is_file()] == [".lock", "grid.json"]
+
+
+@host
+@pytest.mark.parametrize("function", ["fsync", "replace"])
+def test_a_cell_that_cannot_be_written_leaves_nothing_half_written(function, store, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, function, full)
+    with pytest.raises(OSError, match=r"grid\.json could not be written \(No space left.*the file that was there is"):
+        store_module.write_atomically(store.folder / "grid.json", "{}")
+    assert [p.name for p in store.folder.iterdir()] == ["grid.json"]
+
+
+@host
+def test_an_error_of_the_data_inside_the_folders_lock_is_no_other_process(store):
+    with pytest.raises(DataError, match=r"the file /data/\.lock-step is damaged"), store.alone():
+        raise DataError("the file /data/.lock-step is damaged")
 
 
 @host
@@ -429,6 +467,20 @@ def test_a_worker_that_dies_is_reported_with_its_cell(tmp_path):
     store = Store.create(tmp_path, [Cell(dataset="imagenet", network="lenet5", epochs=1)], device="nowhere")
     with pytest.raises(CellFailed, match=r"the process of the cell \[imagenet lenet5 .*\] ended with exit code 1"):
         runner.run(store, jobs=2, quiet=True)
+
+
+@host
+@pytest.mark.parametrize("without_tqdm", [False, True])
+def test_on_a_terminal_each_result_has_a_line_of_its_own(without_tqdm, store, done, monkeypatch, capsys):
+    """What a carriage return overwrites is the bar, and no result."""
+    if without_tqdm:
+        monkeypatch.setitem(sys.modules, "tqdm", None)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    measured = {key: done.records()[0][key] for key in ("result", "how")}
+    monkeypatch.setattr(runner, "measure", lambda *_: measured)
+    runner.run(store)
+    lines = [line.split("\r")[-1] for line in capsys.readouterr().err.split("\n")]
+    assert [line[:3] for line in lines if "test accuracy" in line] == ["1/4", "2/4", "3/4", "4/4"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
@@ -591,6 +643,30 @@ def test_only_cells_of_the_articles_kind_are_on_its_scoreboard():
     assert scoreboard([other, record("zeros")]) == []
 
 
+@host
+def test_another_learning_rate_of_adam_is_not_on_the_scoreboard():
+    fast = mnist("he_normal", 0.11)
+    fast["cell"]["optimizer"] = "adam:0.1"
+    board = scoreboard([mnist("he_normal", 0.985), fast])
+    assert next(row["measured"] for row in board if row["claim"] == "He: test accuracy") == "98.50 %"
+    assert scoreboard([fast]) == [] and claimed_accuracies([fast]) == {}
+
+
+@host
+def test_experiments_of_other_lengths_have_rows_of_their_own_on_the_scoreboard():
+    """Neither the last one nor a mean of them stands for all."""
+    short, few = mnist("he_normal", 0.9), mnist("he_normal", 0.8)
+    short["cell"]["epochs"], few["cell"]["train_images"] = 1, 5000
+    rows = [
+        r for r in scoreboard([mnist("he_normal", 0.985), short, few]) if r["claim"].startswith("He: test accuracy")
+    ]
+    assert {(row["claim"], row["measured"]) for row in rows} == {
+        ("He: test accuracy (epochs 2, train images all)", "98.50 %"),
+        ("He: test accuracy (epochs 1, train images all)", "90.00 %"),
+        ("He: test accuracy (epochs 2, train images 5000)", "80.00 %"),
+    }
+
+
 # ------------------------------------------------------------------------------------------------------- presets
 
 
@@ -682,6 +758,12 @@ def test_arguments_override_the_values_of_a_preset(tmp_path, monkeypatch):
         (["--network", "mlp", "--data", "digits", "mnits"], "did you mean 'mnist'"),
         (["--resume", "nowhere"], "has no grid.json"),
         (["--resume", "nowhere", "--epochs", "3", "--no-norm"], "leave --norm, --epochs out"),
+        (["--resume", "nowhere", "--seed", "5"], "leave --seed out"),
+        (["--resume", "nowhere", "--seed", "0"], "leave --seed out"),
+        (["--network", "lenet5"], "lenet5 with sigmoid cannot be built for the images of digits: "),
+        (["--network", "mlp", "plain22"], "plain22 reads images (C, H, W) of at least 16×16"),
+        (["--network", "resnet20", "--activations", "relu", "crelu"], "resnet20 with crelu cannot be built"),
+        (["--network", "lenet5", "--data", "spirals"], "cannot be built for the images of spirals: "),
     ],
 )
 def test_a_wrong_argument_ends_with_its_code_and_leaves_no_folder(arguments, message, tmp_path, capsys):

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from minidl import data, files
 from minidl.backend import device_for
 from minidl.experiment import report
-from minidl.experiment.grid import Grid
+from minidl.experiment.grid import Cell, Grid
 from minidl.experiment.presets import preset
 from minidl.experiment.runner import run as run_cells
 from minidl.experiment.store import Store
+from minidl.experiment.trial import build
+from minidl.text import say
 
 __all__ = ["ARGUMENTS", "asked", "run"]
 
@@ -42,7 +44,7 @@ def run(args: argparse.Namespace, print_json: Callable[..., None]) -> int:
     except BaseException:
         left = len(store.missing()[0])
         if not args.quiet and left:
-            _say(f"{len(store.cells) - left} of {len(store.cells)} cells are stored; go on with: {_resume(store)}")
+            say(f"{len(store.cells) - left} of {len(store.cells)} cells are stored; go on with: {_resume(store)}")
         raise
     found = report.write(store)
     if args.json:
@@ -62,13 +64,9 @@ def _resume(store: Store) -> str:
     return shlex.join(["minidl", "compare", "--resume", str(store.folder)])
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def _resumed(args: argparse.Namespace) -> Store:
     """The store of ``--resume``, on the device on which it was begun."""
-    names = [name for name in dict.fromkeys([*ARGUMENTS, *CHANGES]) if name not in ("resume", "jobs")]
+    names = [name for name in dict.fromkeys([*ARGUMENTS, *CHANGES, "seed"]) if name not in ("resume", "jobs")]
     others = [f"--{name.replace('_', '-')}" for name in names if _given(args, name)]
     if others:
         raise ValueError(f"--resume goes on with what was asked for in its folder; leave {', '.join(others)} out")
@@ -120,12 +118,33 @@ def grid_of(args: argparse.Namespace) -> tuple[str, Grid]:
     for name, (setting, value) in CHANGES.items():
         if _given(args, name):
             grid = grid.with_(**{setting: value(getattr(args, name))})
-    if args.seeds is not None or args.seed:
+    if _given(args, "seeds") or _given(args, "seed"):
         count = len(grid.seed) if args.seeds is None else args.seeds
+        first = args.seed or 0
         if count < 1:
             raise ValueError(f"--seeds is how many seeds, at least 1; got {count}")
-        grid = grid.with_(seed=tuple(range(args.seed or 0, (args.seed or 0) + count)))
+        grid = grid.with_(seed=tuple(range(first, first + count)))
     return title, grid
+
+
+def _check(cells: list[Cell]) -> None:
+    """Load all data and build each network once: what is missing or does not fit is missed now, not after an hour.
+
+    The weights are zeros, for which nothing is drawn.
+
+    Raises:
+        ValueError: a network does not take such examples, or such an activation; or data are not here (DataError).
+    """
+    kinds = dict.fromkeys(
+        replace(cell, scheme="zeros", loss=Cell.loss, optimizer=Cell.optimizer, seed=Cell.seed) for cell in cells
+    )
+    splits = {name: data.load(name) for name in dict.fromkeys(cell.dataset for cell in cells)}
+    for cell in kinds:
+        try:
+            build(cell, splits[cell.dataset])
+        except ValueError as error:
+            what = f"the network {cell.network} with {cell.activation}"
+            raise ValueError(f"{what} cannot be built for the images of {cell.dataset}: {error}") from error
 
 
 def _begun(args: argparse.Namespace) -> Store:
@@ -135,10 +154,9 @@ def _begun(args: argparse.Namespace) -> Store:
     cells = grid.cells()
     if args.jobs is not None and args.jobs < 1:
         raise ValueError(f"--jobs is how many cells run at a time, at least 1; got {args.jobs}")
-    for name in grid.dataset:  # data that are not here are missed now, and not after an hour
-        data.load(name)
+    _check(cells)
     folder = files.run_folder(args.out, args.preset or "compare")
     store = Store.create(folder, cells, command=args.command_line, title=title, device=device, preset=args.preset)
     if not (args.quiet or args.json):
-        _say(f"{len(cells)} cells in {folder}; if it is interrupted, go on with: {_resume(store)}")
+        say(f"{len(cells)} cells in {folder}; if it is interrupted, go on with: {_resume(store)}")
     return store

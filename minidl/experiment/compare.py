@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from minidl import data, init, models, optim, train
+from minidl.experiment.grid import initializer
 from minidl.init import InitializerLike
 from minidl.lab import Report, plot_ladders, probe
 from minidl.lab.draw import new_figure, on_paper
@@ -112,7 +113,8 @@ def compare(
     Trained with momentum 0.9: Adam divides the gradient's scale away, and so hides most of what is compared here.
 
     Args:
-        schemes: label -> initializer, or names of schemes; None: the eight of ``SCHEMES``.
+        schemes: label -> initializer; or names, calls such as "normal(std=0.05)" and labels of the tables, as
+            ``grid.initializer`` reads them; None: the eight of ``SCHEMES``.
         activations: names, see ``nn.activation``.
         dataset: name for ``data.load``.
         depth: hidden layers.
@@ -125,10 +127,10 @@ def compare(
     Raises:
         ValueError: an unknown scheme, activation or data set; before anything is computed.
     """
-    chosen = _schemes(schemes)
     activations = [activations] if isinstance(activations, str) else list(dict.fromkeys(activations))
     for activation in activations:  # a misspelt name is reported before the first network is trained
         models.mlp([1, 1, 1], activation)
+    chosen = {activation: _schemes(schemes, activation) for activation in activations}
     split, sizes = _task(dataset, depth, width, seed)
     x, y = split.train[:256]
     settings = {
@@ -140,9 +142,9 @@ def compare(
         "batch_size": batch_size,
     }
     found = Comparison(settings=settings | {"seed": seed, "optimizer": "SGD, momentum 0.9"})
-    cells = [(label, activation) for activation in activations for label in chosen]
+    cells = [(label, activation) for activation in activations for label in chosen[activation]]
     for label, activation in cells if quiet else progress(cells, len(cells), "networks"):
-        model = models.mlp(sizes, activation, chosen[label], seed=seed).to(device)
+        model = models.mlp(sizes, activation, chosen[activation][label], seed=seed).to(device)
         # Overflow is what some of these networks are here to show; and products this small want no second thread.
         with np.errstate(all="ignore"), limited(1 if width <= SMALL else MANY):
             report = probe(model, x, y)
@@ -167,10 +169,11 @@ def variance(
 
     Arguments as for ``compare``; ``scheme`` None is the usual one for the activation.
     """
+    drawn = None if scheme is None else _read(scheme, activation)
     split, sizes = _task(dataset, depth, width, seed)
     x, y = split.train[:256]
     with np.errstate(all="ignore"):  # overflow may be what the user wants to see
-        report = probe(models.mlp(sizes, activation, scheme, seed=seed).to(device), x, y)
+        report = probe(models.mlp(sizes, activation, drawn, seed=seed).to(device), x, y)
     name = models.scheme_for(activation) if scheme is None else str(scheme)
     report.settings = {"dataset": dataset, "depth": depth, "width": width, "activation": activation, "scheme": name}
     report.settings |= {"seed": seed, "batch": len(x)}
@@ -186,14 +189,20 @@ def _task(dataset: str, depth: int, width: int, seed: int) -> tuple[data.Split, 
     return split, [math.prod(split.train.shape), *[width] * depth, len(split.classes)]
 
 
-def _schemes(schemes: Mapping[str, InitializerLike] | Iterable[str] | None) -> dict[str, InitializerLike]:
+def _schemes(
+    schemes: Mapping[str, InitializerLike] | Iterable[str] | None, activation: str
+) -> Mapping[str, InitializerLike]:
+    """Label -> initializer, for networks of one activation."""
     if schemes is None:
         return SCHEMES
     if isinstance(schemes, str):
         schemes = [schemes]
-    if isinstance(schemes, Mapping):
-        return {label: init.get(scheme) for label, scheme in schemes.items()}
-    return {name: SCHEMES[name] if name in SCHEMES else init.get(name) for name in schemes}
+    labelled = schemes if isinstance(schemes, Mapping) else {name: name for name in schemes}
+    return {label: _read(scheme, activation) for label, scheme in labelled.items()}
+
+
+def _read(scheme: str | InitializerLike, activation: str) -> InitializerLike:
+    return initializer(scheme, activation) if isinstance(scheme, str) else init.get(scheme)
 
 
 def _trained(model: Any, split: Any, epochs: int, lr: float, batch_size: int, seed: int) -> dict[str, Any]:

@@ -26,7 +26,6 @@ class Preset:
     title: str
     grid: Grid
     reduced: Mapping[str, Any] = field(default_factory=dict)
-    claims: bool = False  #: whether the article gives numbers for it: then there is a scoreboard
 
 
 PRESETS = {
@@ -62,7 +61,6 @@ PRESETS = {
             epochs=5,
         ),
         {"train_images": 10_000, "epochs": 3},
-        claims=True,
     ),
     "activations": Preset(
         "Three activations: LeNet-5 on MNIST",

@@ -6,7 +6,6 @@ import itertools
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from multiprocessing.connection import wait
@@ -16,7 +15,7 @@ from typing import Any
 from minidl.experiment.grid import Cell
 from minidl.experiment.store import Store
 from minidl.experiment.trial import measure
-from minidl.text import progress
+from minidl.text import progress, say
 
 __all__ = ["CellFailed", "run"]
 
@@ -41,16 +40,16 @@ def run(store: Store, jobs: int = 1, quiet: bool = False) -> None:
         raise ValueError(f"jobs is the number of cells that run at a time, at least 1; got {jobs}")
     with store.alone():
         cells, complaints = store.missing()
-        say = (lambda line: None) if quiet else _say
+        tell = (lambda line: None) if quiet else say
         for complaint in complaints:
-            say(f"{complaint}; it runs again")
+            tell(f"{complaint}; it runs again")
         done = len(store.cells) - len(cells)
         if done and cells:
-            say(f"{done} of {len(store.cells)} cells are there, {len(cells)} to go")
+            tell(f"{done} of {len(store.cells)} cells are there, {len(cells)} to go")
         finished = _one_by_one(store, cells) if jobs == 1 else _side_by_side(store, cells, jobs)
         shown = finished if quiet else progress(finished, len(cells), "cells")
         for number, cell in enumerate(shown, done + 1):
-            say(f"{number}/{len(store.cells)}  {_outcome(store, cell)}")
+            tell(f"{number}/{len(store.cells)}  {_outcome(store, cell)}")
 
 
 def _one_by_one(store: Store, cells: list[Cell]) -> Iterator[Cell]:
@@ -143,7 +142,3 @@ def _outcome(store: Store, cell: Cell) -> str:
     accuracy = result.get("test_accuracy")
     said = f"test accuracy {100 * accuracy:.2f} %, " if accuracy is not None else ""
     return f"{cell}: {said}{result['verdict']}, {measured['how']['seconds']:.0f} s"
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -1,7 +1,8 @@
 """Claimed, predicted, measured: what the article says of LeNet-5 on MNIST, beside theory and beside our own numbers.
 
-The article reports one configuration: ReLU, cross-entropy, Adam, 5 epochs. A row looks at the cells of that kind which
-are there; what it cannot find it leaves out.
+The article reports one configuration: ReLU, cross-entropy, Adam with its usual rate 0.001, 5 epochs. A row looks at the
+cells of that kind which are there; what it cannot find it leaves out. Cells of another length, batch or number of
+images are another experiment: each has rows of its own, which say what it is.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from minidl.experiment.summary import Group, groups, percent, plus_minus
 __all__ = ["claimed_accuracies", "majority", "scoreboard"]
 
 Row = dict[str, str]
+Found = Mapping[str, Group]
+ADAM = "adam:0.001"
 LEARNED = 0.95  # accuracy from which a scheme counts among those that work
 NEAR = 0.05  # how far a measured accuracy may be from a claimed one and still confirm it
 TIED = 0.95  # classes with at least this share of the largest may win where only the output bias learns
@@ -27,21 +30,43 @@ TIED = 0.95  # classes with at least this share of the largest may win where onl
 def scoreboard(records: Sequence[Mapping[str, Any]]) -> list[Row]:
     """One row per claim that these cells speak of: claim, claimed, predicted, measured, verdict."""
     of_the_article = [r for r in records if _is_the_articles(r["cell"]) and "history" in r["result"]]
-    found = {group.settings["scheme"]: group for group in groups(of_the_article)}
-    return [row for claim in CLAIMS for row in claim(found)]
+    kinds = _kinds(groups(of_the_article))
+    return [
+        {**row, "claim": row["claim"] + said}
+        for said, found in kinds.items()
+        for claim in CLAIMS
+        for row in claim(found)
+    ]
+
+
+def _kinds(all_groups: Sequence[Group]) -> dict[str, Found]:
+    """What sets an experiment apart from the others, in words -> its groups by scheme. One alone needs no words."""
+    found: dict[tuple[tuple[str, Any], ...], dict[str, Group]] = {}
+    for group in all_groups:
+        shared = tuple((name, value) for name, value in group.settings.items() if name != "scheme")
+        found.setdefault(shared, {})[group.settings["scheme"]] = group
+    common = set.intersection(*map(set, found)) if found else set()
+    return {_apart([pair for pair in shared if pair not in common]): schemes for shared, schemes in found.items()}
+
+
+def _apart(settings: Sequence[tuple[str, Any]]) -> str:
+    said = (f"{name.replace('_', ' ')} {'all' if value is None else value}" for name, value in settings)
+    return f" ({', '.join(said)})" if settings else ""
 
 
 def claimed_accuracies(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Scheme -> the accuracy that the article gives for it, if these cells are of its kind."""
-    if not records or not all(_is_the_articles(r["cell"]) or _with_momentum(r["cell"]) for r in records):
+    if not records or not all(_is_the_articles({**r["cell"], "optimizer": _adam(r["cell"])}) for r in records):
         return {}
     schemes = {record["cell"]["scheme"] for record in records}
     gaussian = {scheme: 0.65 for scheme in schemes if scheme.split("(")[0] == "normal"}
     return {"zeros": 0.50, **gaussian, "glorot_uniform": 0.88}
 
 
-def _with_momentum(cell: Mapping[str, Any]) -> bool:
-    return _is_the_articles({**cell, "optimizer": "adam:0.001"})
+def _adam(cell: Mapping[str, Any]) -> str:
+    """The optimizer; momentum, which is shown beside the article's, counts as that."""
+    optimizer = str(cell["optimizer"])
+    return ADAM if optimizer.startswith("momentum:") else optimizer
 
 
 def majority(train: Sequence[int], test: Sequence[int]) -> tuple[float, float, float]:
@@ -59,10 +84,9 @@ def majority(train: Sequence[int], test: Sequence[int]) -> tuple[float, float, f
 
 def _is_the_articles(cell: Mapping[str, Any]) -> bool:
     kind = {"dataset": "mnist", "network": "lenet5", "activation": "relu", "loss": "cross_entropy", "norm": False}
-    return all(cell[key] == value for key, value in kind.items()) and cell["optimizer"].startswith("adam:")
+    return all(cell[key] == value for key, value in kind.items()) and cell["optimizer"] == ADAM
 
 
-Found = Mapping[str, Group]
 Claim = Callable[[Found], Iterator[Row]]
 CLAIMS: list[Claim] = []
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from minidl.data import DataError
 from minidl.data.lock import locked
 from minidl.experiment.grid import Cell
+from minidl.files import replacing
 from minidl.text import to_json
 
 __all__ = ["Store", "version", "write_atomically"]
@@ -76,16 +76,15 @@ class Store:
         Raises:
             ValueError: another process is working in it.
         """
-        try:
-            with locked(self.folder / ".lock", patience=0.0):
-                for place in (self.folder, self.folder / "cells", self.folder / "checkpoints"):
-                    for leftover in place.glob(".*.tmp"):
-                        leftover.unlink(missing_ok=True)
-                yield
-        except DataError as error:
-            if ".lock" not in str(error):
-                raise
-            raise ValueError(f"another process is working in {self.folder}; wait until it has ended") from None
+        with ExitStack() as held:
+            try:
+                held.enter_context(locked(self.folder / ".lock", patience=0.0))
+            except DataError:
+                raise ValueError(f"another process is working in {self.folder}; wait until it has ended") from None
+            for place in (self.folder, self.folder / "cells", self.folder / "checkpoints"):
+                for leftover in place.glob("*.part"):  # as ``replacing`` calls what is not complete
+                    leftover.unlink(missing_ok=True)
+            yield
 
     def path(self, cell: Cell) -> Path:
         """The file of a cell."""
@@ -151,20 +150,14 @@ class Store:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that ``path`` holds the old content or the new, never a part of it."""
+    """Write a text file so that ``path`` holds the old content or the new, never a part of it.
+
+    Raises:
+        OSError: it could not be written; ``path`` is as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+    with replacing(path) as part, open(part, "w", encoding="utf-8", newline="\n") as file:
         file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    if hasattr(os, "O_DIRECTORY"):  # the new name too must be on the disk
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def version() -> str:

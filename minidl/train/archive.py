@@ -11,17 +11,16 @@ from __future__ import annotations
 import errno
 import importlib.util
 import json
-import os
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minidl.backend import MissingCapability, to_host
+from minidl.files import clean_up, replacing
 
 __all__ = ["CheckpointError", "checked_path", "clean_up", "read", "replacing", "write"]
 
@@ -159,68 +158,3 @@ def _read_safetensors(path: Path) -> tuple[Arrays, str | None]:
 
     with safe_open(path, framework="numpy") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, (file.metadata() or {}).get(PLAIN)  # noqa: SIM118
-
-
-# ---- all or nothing
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield the name of a temporary file in the same folder, which takes the place of ``path`` when the block is done.
-
-    It is on the disk before it gets its name, so whoever opens ``path``, whenever that is, finds the old file or the
-    new one and never a part of it. Temporary files that killed processes left are removed.
-
-    Raises:
-        OSError: it could not be written; ``path`` is as it was.
-    """
-    clean_up(path)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        with open(part, "rb+") as file:
-            _to_disk(file)
-        os.replace(part, path)
-        _folder_to_disk(path.parent)
-    except OSError as error:
-        kept = "the file that was there is as it was" if path.exists() else "nothing was saved"
-        raise OSError(error.errno, f"{path} could not be written ({error.strerror or error}); {kept}") from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _to_disk(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _folder_to_disk(folder: Path) -> None:
-    """The new name too survives a power failure, where the system can promise that."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def clean_up(path: Path) -> None:
-    """Remove the temporary files of ``path`` whose processes are gone."""
-    for part in path.parent.glob(f"{path.name.replace('[', '[[]')}.*.part"):
-        number = part.name.removeprefix(f"{path.name}.").removesuffix(".part")
-        if number.isdecimal() and not _alive(int(number)):
-            with suppress(OSError):  # Windows: a process that lives still has it open
-                part.unlink()
-
-
-def _alive(process: int) -> bool:
-    """Whether a process of this number runs; on Windows nobody asks, for there an open file cannot be removed."""
-    if os.name != "posix":
-        return False
-    try:
-        os.kill(process, 0)  # signal 0 is no signal: only whether it could be sent
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True  # another user's
-    return True
