@@ -96,6 +96,14 @@ def test_a_std_on_the_page_is_what_its_command_prints(words, std):
     assert found.weights["std"] == pytest.approx(float(std), rel=1e-3)
 
 
+@pytest.mark.parametrize("number", range(1, 41))
+def test_a_percentage_stands_on_a_page_that_its_row_links_to(number):
+    linked = [ARTICLE.parent / page for page in re.findall(r"\]\((results/[^)]+)\)", ROWS[number])]
+    pages = " ".join(page.read_text(encoding="utf-8") for page in linked if page.is_file())
+    for said in re.findall(r"(\d+\.\d+) %", ROWS[number].partition("**Measured:**")[2]):
+        assert re.search(rf"(?<![\d.]){re.escape(said)}(?!\d)", pages), f"{said} % stands on no page of row {number}"
+
+
 def test_functions_and_schemes_that_the_page_names_exist():
     for name in re.findall(r"`init\.(\w+)`", TEXT):
         assert hasattr(init, name), name

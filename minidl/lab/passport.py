@@ -243,7 +243,8 @@ def _words(initializer: init.Initializer, fans: tuple[float, float]) -> dict[str
     fan_in, fan_out = fans
     words = {"gain": 1.0} | dict(initializer.params) | {"a": initializer.params.get("negative_slope", 0.0)}
     words |= {"fan_in": fan_in, "fan_out": fan_out}
-    return words | {"fan_avg": (fan_in + fan_out) / 2, "fan_geom": math.sqrt(fan_in * fan_out)}
+    words |= {"fan_avg": (fan_in + fan_out) / 2, "fan_geometric": math.sqrt(fan_in * fan_out)}
+    return words
 
 
 # --------------------------------------------------------------------------------------------------------- one layer
