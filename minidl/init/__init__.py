@@ -10,11 +10,9 @@ of other frameworks), and ``as_written.py``: what the article gave, to be compar
 ``init.names()`` lists them; each is also a function here, ``init.he_normal(mode="fan_out")``.
 """
 
-from minidl.init.advice import (
-    Recommendation,
-    recommend,
-)
-from minidl.init.analytic import autoinit
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from minidl.init.apply import Report, apply, stream
 from minidl.init.as_written import (
     as_written_gaussian,
@@ -30,7 +28,6 @@ from minidl.init.critical import (
     kumar,
     sigmoid_glorot,
 )
-from minidl.init.data_driven import first_batch_norm, krahenbuhl, lsuv, weight_norm_data
 from minidl.init.defaults import (
     jax_default,
     keras_2_0_9,
@@ -39,8 +36,6 @@ from minidl.init.defaults import (
 )
 from minidl.init.fans import conv_fans, conv_transpose_fans, dense_fans
 from minidl.init.gain import gain
-from minidl.init.learned import gradinit, metainit, warm_start
-from minidl.init.model_level import ModelReport
 from minidl.init.orthogonal import (
     delta_orthogonal,
     identity_hadamard,
@@ -49,7 +44,6 @@ from minidl.init.orthogonal import (
     semi_orthogonal,
 )
 from minidl.init.registry import Initializer, InitializerLike, Request, get, names, register
-from minidl.init.residual import fixup, rezero, scaled_residual, skipinit, zero_gamma
 from minidl.init.scaling import (
     glorot_normal,
     glorot_truncated_normal,
@@ -69,10 +63,6 @@ from minidl.init.scaling import (
     xavier_truncated_normal,
     xavier_uniform,
 )
-from minidl.init.spectrum import (
-    coherence,
-    singular_values,
-)
 from minidl.init.structured import (
     correlated_normal,
     dirac,
@@ -80,6 +70,15 @@ from minidl.init.structured import (
     shared_draw,
     sparse,
 )
+
+if TYPE_CHECKING:
+    from minidl.init.advice import Recommendation, recommend
+    from minidl.init.analytic import autoinit
+    from minidl.init.data_driven import first_batch_norm, krahenbuhl, lsuv, weight_norm_data
+    from minidl.init.learned import gradinit, metainit, warm_start
+    from minidl.init.model_level import ModelReport
+    from minidl.init.residual import fixup, rezero, scaled_residual, skipinit, zero_gamma
+    from minidl.init.spectrum import coherence, singular_values
 
 __all__ = [
     "CriticalPoint",
@@ -160,3 +159,30 @@ __all__ = [
     "zero_gamma",
     "zeros",
 ]
+
+#: What works on whole models or looks at finished weights is loaded when first used: ``import minidl`` stays quick.
+_LATER = {
+    name: module
+    for module, names_there in {
+        "minidl.init.advice": ("Recommendation", "recommend"),
+        "minidl.init.analytic": ("autoinit",),
+        "minidl.init.data_driven": ("first_batch_norm", "krahenbuhl", "lsuv", "weight_norm_data"),
+        "minidl.init.learned": ("gradinit", "metainit", "warm_start"),
+        "minidl.init.model_level": ("ModelReport",),
+        "minidl.init.residual": ("fixup", "rezero", "scaled_residual", "skipinit", "zero_gamma"),
+        "minidl.init.spectrum": ("coherence", "singular_values"),
+    }.items()
+    for name in names_there
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        found = getattr(importlib.import_module(_LATER[name]), name)
+        globals()[name] = found
+        return found
+    raise AttributeError(f"module 'minidl.init' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
