@@ -1,6 +1,7 @@
 """Experiments: cells, grids, the store that loses nothing, the runner, presets, tables, figures, the command."""
 
 import errno
+import functools
 import json
 import math
 import os
@@ -499,13 +500,19 @@ def test_two_kills_lose_no_finished_cell_and_change_no_weight():
 def test_ctrl_c_leaves_a_folder_and_says_how_to_go_on(jobs, tmp_path):
     command = [sys.executable, "-m", "minidl", "compare", "--network", "mlp", "--seeds", "50", "--jobs", jobs]
     command += ["--backend", "numpy", "--out", str(tmp_path)]
-    child = subprocess.Popen(command, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, start_new_session=True)
-    cells = tmp_path / "compare-001" / "cells"
-    deadline = time.monotonic() + 60
-    while not (cells.is_dir() and list(cells.glob("*.json"))) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.killpg(child.pid, signal.SIGINT)
-    said = child.communicate(timeout=60)[1].decode()
+    listening = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background ignores it
+    how = {"cwd": ROOT, "env": environment(), "stderr": subprocess.PIPE, "start_new_session": True}
+    child = subprocess.Popen(command, preexec_fn=listening, **how)
+    try:
+        cells = tmp_path / "compare-001" / "cells"
+        deadline = time.monotonic() + 60
+        while not (cells.is_dir() and list(cells.glob("*.json"))) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.killpg(child.pid, signal.SIGINT)
+        said = child.communicate(timeout=40)[1].decode()
+    finally:
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
     assert child.returncode == 130
     last = said.strip().splitlines()[-2:]
     assert f"go on with: minidl compare --resume {tmp_path / 'compare-001'}" in last[0] and last[1] == "interrupted"
