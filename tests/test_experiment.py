@@ -588,6 +588,12 @@ def same(record, other):
 
 
 @pytest.mark.host("looks at what the fixture computed")
+def test_a_huge_loss_is_written_with_three_digits():
+    assert summary.plus_minus(1.531e27, 2.49e26) == "1.53e+27 ± 2.5e+26"
+    assert summary.plus_minus(322.2, 138.4) == "322 ± 138"
+    assert summary.plus_minus(2.3010, 0.0) == "2.301 ± 0.000"
+
+
 def test_an_experiment_that_only_probes_has_ladders_and_no_curves(done):
     kept = ("ladder", "images", "initial_loss", "rms", "signal", "gradient")
     probed = [{**r, "result": {k: r["result"][k] for k in kept} | {"verdict": "not trained"}} for r in done.records()]

@@ -288,6 +288,7 @@ def ladders_figure(records: Records, title: str) -> Any:
     for group in groups(chosen):
         by_panel.setdefault(_named(group, axes), {})[label(group.settings["scheme"])] = group.results[0]
     columns = [(name, part) for name, of in by_panel.items() for part in _parts(list(of))]
+    together = len(columns) > 1 and all(part == columns[0][1] for _, part in columns)  # one legend says it for all
     fig = new_figure(max(4.0 * len(columns) + 0.6, 7.5), 7.4)
     rows = fig.subplots(2, len(columns), squeeze=False)
     for row, key in enumerate(("batch_std", "delta_rms")):
@@ -297,7 +298,7 @@ def ladders_figure(records: Records, title: str) -> Any:
             plot_ladders({scheme: _ladder(by_panel[name][scheme], key) for scheme in part}, ax=ax, limits=everything)
             ax.set_title(name if row == 0 else "", fontsize=11)
             ax.set_xlabel("layer with weights" if row else "")
-            if row:
+            if row and not together:
                 ax.legend(
                     *rows[0][column].get_legend_handles_labels(),
                     loc="upper center",
@@ -305,6 +306,8 @@ def ladders_figure(records: Records, title: str) -> Any:
                     frameon=False,
                     fontsize=9,
                 )
+    if together:
+        _legend(fig, columns[0][1])
     rows[0][0].set_ylabel("signal: std over inputs\nof the pre-activation")
     rows[1][0].set_ylabel("gradient: rms of the loss gradient\nat the pre-activation")
     fig.suptitle(f"{title}\nBefore training; a cross marks where a line leaves float32 or the figure", fontsize=11)

@@ -145,11 +145,11 @@ def percent(mean: float, sd: float = math.nan) -> str:
 
 
 def plus_minus(mean: float, sd: float = math.nan, digits: int = 3) -> str:
-    """A loss as "0.031 ± 0.002"."""
+    """A loss as "0.031 ± 0.002"; a huge one as "1.53e+27 ± 2.5e+26"."""
     if math.isnan(mean):
         return "not finite"
-    digits = digits if abs(mean) < 100 else 0
-    return f"{mean:.{digits}f}" if math.isnan(sd) else f"{mean:.{digits}f} ± {sd:.{digits}f}"
+    kinds = (".3g", ".2g") if abs(mean) >= 1e5 else (f".{digits if abs(mean) < 100 else 0}f",) * 2
+    return f"{mean:{kinds[0]}}" if math.isnan(sd) else f"{mean:{kinds[0]}} ± {sd:{kinds[1]}}"
 
 
 def caption(records: Records, short: bool = False) -> str:
