@@ -1,21 +1,5 @@
-"""Optimizers, learning-rate schedules, rates per layer and gradient clipping."""
+"""Optimizers, learning-rate schedules, rates per layer and gradient clipping: what each file lists in ``__all__``."""
 
-from minidl.optim.layerwise import LayerRates, layerwise_lr
-from minidl.optim.optimizer import SGD, Adam, AdamW, Optimizer
-from minidl.optim.schedule import Schedule, clip_grad_norm, clip_grad_value, constant, cosine, step, warmup
-
-__all__ = [
-    "SGD",
-    "Adam",
-    "AdamW",
-    "LayerRates",
-    "Optimizer",
-    "Schedule",
-    "clip_grad_norm",
-    "clip_grad_value",
-    "constant",
-    "cosine",
-    "layerwise_lr",
-    "step",
-    "warmup",
-]
+from minidl.optim.layerwise import *
+from minidl.optim.optimizer import *
+from minidl.optim.schedule import *
