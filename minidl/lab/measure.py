@@ -27,6 +27,13 @@ __all__ = ["Report", "change_per_layer", "probe"]
 #: tanh: Karpathy's 0.97; sigmoid: 0.05 from either end.
 SATURATED = {"Tanh": (-0.97, 0.97), "Sigmoid": (0.05, 0.95), "Erf": (-0.97, 0.97), "HardTanh": (-1.0, 1.0)}
 
+#: What a record holds, in this order.
+KEYS = (
+    *("layer", "kind", "shape"),
+    *("mean", "rms", "std", "batch_std", "second_moment", "nonfinite", "dead", "always_on", "saturated", "twins"),
+    *("delta_rms", "weight_mean", "weight_std", "weight_grad_rms", "update_ratio"),
+)
+
 
 @dataclass
 class Report:
@@ -35,9 +42,11 @@ class Report:
     Args:
         records: one flat dict per layer in the order of execution. Of its output: ``mean``, ``rms``, ``std`` (over all
             elements), ``batch_std`` (how much it differs between inputs: rms over units of the std over the batch),
-            ``dead`` (share of units that are 0 on the whole batch; ReLU only), ``saturated`` (share of elements at the
-            flat ends; tanh, sigmoid, erf, hard tanh). Of the gradient of the loss at its output: ``delta_rms``. Of
-            its weight, if it has one: ``weight_std``, ``weight_grad_rms``, and with an optimizer ``update_ratio`` (rms
+            ``second_moment`` (rms²), ``nonfinite`` (share of elements that are NaN or infinite), ``dead`` (share of
+            units that are 0 on the whole batch; ReLU only), ``always_on`` (share of units that are above 0 on all of
+            it; ReLU only), ``saturated`` (share of elements at the flat ends; tanh, sigmoid, erf, hard tanh). Of the
+            gradient of the loss at its output: ``delta_rms``. Of its weight, if it has one: ``weight_mean``,
+            ``weight_std``, ``weight_grad_rms``, and with an optimizer ``update_ratio`` (rms
             of one update over rms of the weight). ``twins``: share of units that are copies of another, up to rounding,
             on the whole batch. What does not apply is None.
         loss: of the batch.
@@ -47,6 +56,10 @@ class Report:
     loss: float
     title: str = ""  #: of the figure
     settings: dict[str, Any] = field(default_factory=dict)  #: how the network was made, where that is known
+    histograms: list[dict[str, Any]] | None = None  #: on request: {layer, low, high, density}, one per bin
+    correlation: list[dict[str, Any]] | None = None  #: on request: {layer, cosine, near}, one per layer
+    jacobian: list[dict[str, Any]] | None = None  #: on request: {layer, index, value}, one per singular value
+    costs: dict[str, float] = field(default_factory=dict)  #: what was measured -> seconds that it took
 
     COLUMNS = ("layer", "rms", "std", "batch_std", "dead", "saturated", "delta_rms", "weight_std", "weight_grad_rms")
 
@@ -186,13 +199,16 @@ def _of_output(h: Array, kind: str) -> dict[str, Any]:
         "rms": xp.sqrt(square) * size,
         "std": xp.sqrt(xp.maximum(square - mean * mean, 0)) * size,
         "batch_std": _above_rounding(xp.sqrt(xp.maximum(spread, 0).mean()), h) * size,
+        "nonfinite": (~xp.isfinite(h)).mean(dtype="float64"),
         "dead": None,
+        "always_on": None,
         "saturated": None,
         "twins": _twins(unit) if h.ndim == 2 and h.shape[1] > 1 else None,
     }
     if kind in ("ReLU", "CReLU"):
         axes = (0, *range(2, h.ndim))
         found["dead"] = (h == 0).all(axis=axes).mean(dtype="float64")
+        found["always_on"] = (h > 0).all(axis=axes).mean(dtype="float64")
     if kind in SATURATED:
         low, high = SATURATED[kind]
         found["saturated"] = ((h <= low) | (h >= high)).mean(dtype="float64")
@@ -229,10 +245,11 @@ def _twins(unit: Array) -> Array:
 
 def _of_weight(module: Module, optimizer: Optimizer | None) -> dict[str, Any]:
     """Statistics of a layer's weight and its gradient."""
-    found: dict[str, Any] = {"weight_std": None, "weight_grad_rms": None, "update_ratio": None}
+    found: dict[str, Any] = dict.fromkeys(("weight_mean", "weight_std", "weight_grad_rms", "update_ratio"))
     weight = getattr(module, "weight", None)
     if weight is None or not hasattr(module, "fans"):
         return found
+    found["weight_mean"] = weight.data.mean(dtype="float64")
     found["weight_std"] = weight.data.astype("float64").std()  # std(dtype=) squares in float32 on a GPU
     if weight.grad is not None:
         found["weight_grad_rms"] = _rms(weight.grad)
@@ -253,8 +270,10 @@ def _update_ratio(weight: Tensor, optimizer: Optimizer) -> Array | None:
 
 
 def _read(record: dict[str, Any]) -> dict[str, Any]:
-    """0-d arrays as Python numbers."""
-    return {k: float(to_host(v)) if hasattr(v, "dtype") else v for k, v in record.items()}
+    """0-d arrays as Python numbers, in the order of ``KEYS``."""
+    found = {k: float(to_host(v)) if hasattr(v, "dtype") else v for k, v in record.items()}
+    found["second_moment"] = found["rms"] * found["rms"]  # of Python's floats: inf where it overflows
+    return {key: found[key] for key in KEYS}
 
 
 @contextmanager
