@@ -1,5 +1,8 @@
 """The laboratory: what one network does to signals and gradients, measured and drawn."""
 
+import importlib
+from typing import Any
+
 from minidl.lab.draw import plot_cosines, plot_ladder, plot_ladders
 from minidl.lab.measure import Report, change_per_layer, probe
 from minidl.lab.outline import Summary, summary
@@ -14,3 +17,11 @@ __all__ = [
     "probe",
     "summary",
 ]
+
+_FIGURES = ("BeforeAfter", "GradientTwins", "IdentityMatrix", "RateRibbon", "Scoreboard", "SignalLadder")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FIGURES:
+        return getattr(importlib.import_module("minidl.lab.figures"), name)
+    raise AttributeError(f"module 'minidl.lab' has no attribute {name!r}")

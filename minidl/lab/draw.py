@@ -16,7 +16,7 @@ import numpy as np
 
 from minidl.backend import to_host
 
-__all__ = ["plot_cosines", "plot_ladder", "plot_ladders"]
+__all__ = ["plot_cosines", "plot_ladder", "plot_ladders"]  # the rest is for the figures of minidl
 
 # Okabe & Ito's colours for all kinds of colour vision, darkest first, with a dash and a marker each
 STYLES = (
@@ -65,24 +65,41 @@ def plot_ladders(
         theory: label -> what was predicted for that ladder: a wide pale band under the line of the measurement.
     """
     ax = _axes(ax)
-    low, high = _limits([v for values in ladders.values() for v in values] if limits is None else limits)
-    for (label, values), (colour, dash, marker) in zip(ladders.items(), _styles(len(ladders)), strict=True):
-        layers = range(1, len(values) + 1)
-        inside = [v if low <= v <= high else math.nan for v in values]
-        every = max(1, len(values) // 7)
-        ax.plot(
-            layers, inside, color=colour, linestyle=dash, marker=marker, markevery=every, markersize=4.5, label=label
-        )
-        _mark_lost(ax, values, low, high, colour)
+    low, high = ladder_limits([v for values in ladders.values() for v in values] if limits is None else limits)
+    for (label, values), style in zip(ladders.items(), _styles(len(ladders)), strict=True):
         if theory is not None and label in theory:
-            predicted = [v if low / 2 <= v <= high * 2 else math.nan for v in theory[label]]
-            ax.plot(layers, predicted, color=colour, linewidth=7, alpha=0.22, solid_capstyle="butt", zorder=1)
+            theory_line(ax, theory[label], style[0], low, high)
+        ladder_line(ax, values, style, low, high, label)
+    ladder_axes(ax, low, high)
+    return ax
+
+
+def ladder_line(
+    ax: Any, values: Sequence[float], style: tuple[str, str, str], low: float, high: float, label: str
+) -> None:
+    """One ladder from layer 1 on; where it leaves ``low`` … ``high``, a cross at the edge."""
+    colour, dash, marker = style
+    layers = range(1, len(values) + 1)
+    inside = [v if low <= v <= high else math.nan for v in values]
+    every = max(1, len(values) // 7)
+    ax.plot(layers, inside, color=colour, linestyle=dash, marker=marker, markevery=every, markersize=4.5, label=label)
+    _mark_lost(ax, values, low, high, colour)
+
+
+def theory_line(ax: Any, values: Sequence[float], colour: str, low: float, high: float) -> None:
+    """What was predicted for a ladder: a wide pale line under it, to the edge of the figure."""
+    predicted = [v if low / 2 <= v <= high * 2 else math.nan for v in values]
+    layers = range(1, len(values) + 1)
+    ax.plot(layers, predicted, color=colour, linewidth=7, alpha=0.22, solid_capstyle="butt", zorder=1)
+
+
+def ladder_axes(ax: Any, low: float, high: float) -> None:
+    """Layers to the right, a logarithmic scale upwards."""
     ax.set_yscale("log")
     ax.set_ylim(low / 2, high * 2)
     ax.set_xlabel("hidden layer")
     ax.xaxis.get_major_locator().set_params(integer=True)  # there is no layer 2.5
     ax.grid(True, which="major", axis="y", color="#DDDDDD", linewidth=0.6)
-    return ax
 
 
 def plot_cosines(weight: Any, ax: Any = None) -> Any:
@@ -116,7 +133,7 @@ def _mark_lost(ax: Any, values: Sequence[float], low: float, high: float, colour
     ax.plot([layer + 1], [edge], marker="x", color=colour, markersize=6, markeredgewidth=1.6, clip_on=False)
 
 
-def _limits(values: Sequence[float]) -> tuple[float, float]:
+def ladder_limits(values: Sequence[float]) -> tuple[float, float]:
     """Whole decades around the values, never wider than FLOOR … CEILING."""
     finite = [v for v in values if math.isfinite(v) and v > 0] or [1.0]
     low, high = max(min(finite), FLOOR), min(max(finite), CEILING)
@@ -128,12 +145,15 @@ def _styles(count: int) -> list[tuple[str, str, str]]:
 
 
 def _axes(ax: Any) -> Any:
-    if ax is not None:
-        return ax
+    return new_axes((7.0, 4.2)) if ax is None else ax
+
+
+def new_axes(size: tuple[float, float]) -> Any:
+    """Axes in a new figure of pyplot, black on white; the size in inches."""
     import matplotlib.pyplot as plt
 
     with on_paper():
-        return plt.subplots(figsize=(7, 4.2), layout="constrained")[1]
+        return plt.subplots(figsize=size, layout="constrained")[1]
 
 
 def new_figure(width: float, height: float) -> Any:
