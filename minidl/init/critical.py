@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from minidl.init.registry import Initializer, register
 from minidl.init.scaling import variance_scaling
-from minidl.meanfield import activation_name, gaussian_moments
+from minidl.meanfield import CriticalPoint, activation_name, critical_point, gaussian_moments
 
 __all__ = ["CriticalPoint", "critical_point", "edge_of_chaos", "kumar", "sigmoid_glorot"]
 
-LARGEST_Q = 2.0**14  # no unit that works has a pre-activation of variance 16 000
-SMALLEST_Q = 2.0**-40
 FLAT = 1e-9  # of φ'(0)²; a difference quotient over 1e-5 leaves 1e-10 to x²
-
-
-class CriticalPoint(NamedTuple):
-    """Where a network is at the edge of chaos."""
-
-    sigma_w: float  #: √(fan_in Var w)
-    q: float  #: the variance of the pre-activations that reproduces itself from layer to layer
 
 
 @register()
@@ -89,49 +78,3 @@ def sigmoid_glorot(gain: float = 4.0) -> Initializer:
     """
     draw = variance_scaling(gain**2, "fan_avg", "uniform").draw
     return Initializer("W ~ U(±gain √(6/(fan_in + fan_out)))", draw, needs_fans=True)
-
-
-@functools.lru_cache(maxsize=256)
-def critical_point(activation: str | Callable[..., Any] = "tanh", sigma_b: float = 0.0) -> CriticalPoint:
-    """The σ_w at which ``χ₁ = 1``, and the fixed point q there: the smallest solution of ``s(q) = σ_b²``.
-
-    ``χ₁ = 1`` says ``σ_w² = 1/E φ'²`` and the fixed point ``q = σ_w² E φ² + σ_b²``, so ``s(q) = q - E φ²/E φ'²``.
-
-    Args:
-        activation: a name, or any elementwise function of an array.
-        sigma_b: standard deviation of the biases.
-
-    Returns:
-        ``CriticalPoint(sigma_w, q)``.
-
-    Raises:
-        ValueError: ``sigma_b`` is negative or not finite, or there is no solution.
-    """
-    if not 0 <= sigma_b < math.inf:
-        raise ValueError(f"edge of chaos: sigma_b must be finite and >= 0, got {sigma_b}")
-    target = sigma_b**2
-    if target == 0 and _bias_variance(activation, 0.0) == 0:  # φ(0) = 0: all is still, and stays so
-        return _point(activation, 0.0)
-    low, high = SMALLEST_Q, 2 * SMALLEST_Q
-    while _bias_variance(activation, high) < target:
-        low, high = high, 2 * high
-        if high > LARGEST_Q:
-            raise ValueError(
-                f"activation {activation_name(activation)!r} has no edge of chaos with sigma_b = {sigma_b}: "
-                f"at q = 1 it would need a bias variance of {_bias_variance(activation, 1.0):.3g}. "
-                "ReLU and its like have it at sigma_b = 0 alone; take tanh, or 'orthogonal'"
-            )
-    for _ in range(60):
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if _bias_variance(activation, middle) < target else (low, middle)
-    return _point(activation, high)
-
-
-def _point(activation: str | Callable[..., Any], q: float) -> CriticalPoint:
-    return CriticalPoint(1.0 / math.sqrt(gaussian_moments(activation, q).slope_square), q)
-
-
-def _bias_variance(activation: str | Callable[..., Any], q: float) -> float:
-    """``s(q) = q - E φ²/E φ'²``: the bias variance with which q is the fixed point on the edge; may be negative."""
-    moments = gaussian_moments(activation, q)
-    return q - moments.square / moments.slope_square if moments.slope_square else -math.inf
