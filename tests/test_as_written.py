@@ -1,5 +1,6 @@
 """What the article wrote, to the letter: wrong just as theory says, and with a warning."""
 
+import itertools
 import math
 
 import numpy as np
@@ -19,8 +20,8 @@ def drawn(scheme, shape=(400, 256), seed=0):
     return scheme(shape, fan_in=shape[1], fan_out=shape[0], rng=rng, dtype=np.float64)
 
 
-def test_there_are_four_of_them():
-    assert len(AS_WRITTEN) == 4
+def test_there_are_five_of_them():
+    assert len(AS_WRITTEN) == 5
 
 
 @pytest.mark.parametrize("name", AS_WRITTEN)
@@ -34,6 +35,12 @@ def test_the_docstring_warns_first_and_names_a_scheme_to_take_instead(name):
 def test_read_as_a_standard_deviation_the_gaussian_is_he():
     for mode in ("fan_in", "fan_out"):
         np.testing.assert_array_equal(drawn(init.as_written_gaussian(mode, "std")), drawn(init.he_normal(mode)))
+
+
+def test_he_is_he_if_the_root_is_a_standard_deviation_and_else_its_std_is_the_fourth_root():
+    np.testing.assert_array_equal(drawn(init.as_written_he()), drawn(init.he_normal()))
+    values = drawn(init.as_written_he("variance"), (10, 256))
+    np.testing.assert_allclose(values, (2 / 256) ** -0.25 * drawn(init.he_normal(), (10, 256)), rtol=1e-12)
 
 
 def test_read_as_a_variance_a_relu_layer_multiplies_the_second_moment_by_the_root_of_half_its_width():
@@ -74,6 +81,23 @@ def test_kaiming_of_relu_blows_the_signal_up_sixteenfold_per_layer():
     assert factors == pytest.approx(HALF_MEAN * math.sqrt(2 * n), rel=0.02)  # 16.35
 
 
+def test_kaiming_saturates_tanh_from_layer_2_and_makes_sigmoid_swing():
+    """From layer 3 on all units of tanh are at ±1, with alternating signs; those of sigmoid swing between ½ and 0."""
+    n, rng = 256, np.random.default_rng(4)
+    start = rng.standard_normal((200, n))
+    x, found = start, []
+    for seed in range(6):
+        x = np.tanh(x @ drawn(init.as_written_kaiming("tanh"), (n, n), seed).T)
+        found.append(x)
+    assert all(abs(h).mean() > 0.99 for h in found[2:])
+    assert all((np.sign(h) == -np.sign(below)).mean() > 0.99 for below, h in itertools.pairwise(found[2:]))
+    x, found = start, []
+    for seed in range(4):
+        x = 1 / (1 + np.exp(-(x @ drawn(init.as_written_kaiming("sigmoid"), (n, n), seed).T)))
+        found.append(x.mean())
+    assert found[2:] == pytest.approx([0.47, 0.007], abs=0.005)
+
+
 def test_the_width_of_kaiming_may_be_chosen_and_then_no_fans_are_needed():
     values = init.as_written_kaiming(std=0.1)((300, 300), fan_in=None, fan_out=None, rng=np.random.default_rng(0))
     assert values.mean() == pytest.approx(0.1 * HALF_MEAN, rel=0.02)
@@ -86,6 +110,7 @@ def test_the_width_of_kaiming_may_be_chosen_and_then_no_fans_are_needed():
         (lambda: init.as_written_kaiming("gelu"), "unknown activation of the article 'gelu'"),
         (lambda: init.as_written_kaiming(std=-1.0), "finite and >= 0, got -1"),
         (lambda: init.as_written_gaussian("fan_inn"), "did you mean 'fan_in'"),
+        (lambda: init.as_written_he("varience"), "did you mean 'variance'"),
         (lambda: init.as_written_gaussian(second_argument="sd"), "unknown second argument of N 'sd'"),
         (lambda: init.as_written_xavier_global(0, 10), "at least one input and output, got n=0, m=10"),
     ],

@@ -119,6 +119,11 @@ def test_a_scheme_of_the_article_is_left_out_for_activations_that_it_does_not_kn
         ({"scheme": "normal(sd=1)"}, "scheme 'normal' has no parameter 'sd'"),
         ({"scheme": "normal(std=os.name)"}, "is not readable"),
         ({"scheme": "normal(1.0)"}, "is not readable"),
+        (
+            {"scheme": "shared_draw(among='layers', seed=0.5)"},
+            "scheme shared_draw with these parameters draws no weights",
+        ),
+        ({"scheme": "prior_bias(p=(0.2, 0.8))"}, "draws no weights: prior_bias: 2 classes have a bias of shape"),
         ({"seed": -1}, "seed is a whole number, at least 0; got -1"),
         ({"epochs": -1}, "epochs is a whole number, at least 0; got -1"),
         ({"batch_size": 0}, "batch_size is a whole number, at least 1; got 0"),

@@ -17,12 +17,12 @@ GATE = 5.0
 ROUNDING = 3e-6  # of a fast convolution of values up to 3 in float32
 
 
-def draw(scheme, shape, seed=0, dtype=np.float64, fans=None):
-    """Weights of a dense layer or a convolution without groups, unless ``fans`` say otherwise."""
+def draw(scheme, shape, seed=0, dtype=np.float64, fans=None, **options):
+    """Weights of a dense layer or a convolution without groups, unless ``fans`` and ``options`` say otherwise."""
     taps = math.prod(shape[2:])
     fan_in, fan_out = fans or (shape[1] * taps, shape[0] * taps)
     rng = np.random.default_rng(seed)
-    return scheme(shape, fan_in=fan_in, fan_out=fan_out, rng=rng, dtype=dtype)
+    return scheme(shape, fan_in=fan_in, fan_out=fan_out, rng=rng, dtype=dtype, **options)
 
 
 def images(*shape, seed=0):
@@ -63,14 +63,50 @@ def test_a_transposed_convolution_gets_the_identity_of_its_channels():
     np.testing.assert_allclose(fetch(layer(x)), fetch(x), atol=ROUNDING)
 
 
-@pytest.mark.parametrize("name", ["identity", "delta_orthogonal", "identity_hadamard"])
-def test_groups_can_be_said_where_the_fans_do_not_tell_them_and_need_no_fans_then(name):
-    scheme = init.get(name, groups=2)
-    w = scheme((4, 2, 3, 3), fan_in=None, fan_out=None, rng=np.random.default_rng(0), dtype=np.float64)
-    for half in (w[:2, :, 1, 1], w[2:, :, 1, 1]):
+@pytest.mark.parametrize("name", ["identity", "delta_orthogonal", "identity_hadamard", "orthogonal"])
+def test_every_group_has_a_matrix_of_its_own(name):
+    w = draw(init.get(name), (4, 2, 1, 1), groups=2)[:, :, 0, 0]
+    for half in (w[:2], w[2:]):
         np.testing.assert_allclose(half @ half.T, np.eye(2), atol=1e-12)
-    with pytest.raises(ValueError, match="groups=2 must divide the 5 channels"):
-        draw(scheme, (5, 2, 3, 3))
+
+
+@pytest.mark.parametrize("groups", [2, 0, -1, 1.5, True, "2", None])
+def test_groups_that_do_not_divide_the_first_axis_are_refused(groups):
+    with pytest.raises(ValueError, match="identity: groups=.* must divide the first axis of shape"):
+        draw(init.identity(), (5, 2, 3, 3), groups=groups)
+
+
+GROUPED = {
+    "convolution": lambda **how: nn.Conv2d(12, 12, 3, padding=1, groups=4, bias=False, padding_mode="circular", **how),
+    "depthwise": lambda **how: nn.Conv2d(12, 12, 3, padding=1, groups=12, bias=False, padding_mode="circular", **how),
+    "transposed": lambda **how: nn.ConvTranspose2d(12, 12, 2, stride=2, groups=4, bias=False, **how),
+    "weight-normalized": lambda **how: nn.WeightNorm(GROUPED["convolution"](**how)),
+}
+
+
+@pytest.mark.parametrize("kind", GROUPED)
+@pytest.mark.parametrize("name", ["identity", "delta_orthogonal", "identity_hadamard"])
+def test_a_grouped_layer_tells_its_groups_and_keeps_every_length(name, kind):
+    """However it is drawn: when it is built, and by ``init.apply``."""
+    built, applied = GROUPED[kind](init=name), GROUPED[kind]()
+    init.apply(applied, name, seed=0)
+    x = images(2, 12, 5, 5)
+    for layer in (built, applied):
+        assert np.linalg.norm(fetch(layer(x))) == pytest.approx(np.linalg.norm(fetch(x)), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["orthogonal", "looks_linear"])
+def test_an_orthogonal_depthwise_layer_keeps_the_second_moment_of_its_channels(name):
+    """Read as one matrix of 60 rows and 9 columns it would keep 9/60 of it."""
+    layer = nn.Conv2d(60, 60, 3, padding=1, groups=60, bias=False, padding_mode="circular", init=name)
+    np.testing.assert_allclose((fetch(layer.weight) ** 2).sum((1, 2, 3)), 1, rtol=1e-5)
+
+
+def test_an_initializer_of_a_students_own_is_not_told_of_groups():
+    def mine(shape, *, fan_in, fan_out, rng, dtype=np.float32):
+        return np.full(shape, fan_in, dtype)
+
+    assert (fetch(nn.Conv2d(4, 4, 3, groups=2, init=mine).weight) == 18).all()
 
 
 STRUCTURED = [
@@ -90,6 +126,32 @@ STRUCTURED = [
 def test_a_scheme_that_needs_rows_and_columns_refuses_a_vector(name, shape):
     with pytest.raises(ValueError, match=f"{name}: shape .* has no rows and columns"):
         init.get(name)(shape, fan_in=3, fan_out=2, rng=np.random.default_rng(0))
+
+
+# ------------------------------------------------------------------------------------------------------- prior bias
+
+
+def test_a_prior_bias_answers_with_the_frequencies_of_the_classes_and_starts_at_their_entropy():
+    counts = np.array([500, 300, 150, 50])
+    shares = counts / 1000
+    head = nn.Linear(8, 4, init="zeros", bias_init=init.prior_bias(counts)).to("float64")
+    scores = head(Tensor(np.random.default_rng(0).standard_normal((1000, 8))))
+    np.testing.assert_allclose(fetch(ops.softmax(scores))[0], shares, rtol=1e-6)
+    np.testing.assert_allclose(np.exp(fetch(head.bias)), shares, rtol=1e-6)  # counts or shares: the same bias
+    labels = np.repeat(np.arange(4), counts)
+    entropy = -(shares * np.log(shares)).sum()
+    assert float(ops.cross_entropy(scores, Tensor(labels))) == pytest.approx(entropy, rel=1e-6)
+
+
+def test_a_prior_bias_of_one_probability_is_what_sigmoid_makes_it_of():
+    b = draw(init.prior_bias(0.01), (3,), fans=(8, 3))
+    np.testing.assert_allclose(1 / (1 + np.exp(-b)), 0.01, rtol=1e-12)
+    assert b[0] == pytest.approx(-4.595, abs=1e-3)  # Lin et al. 2017
+
+
+def test_a_prior_bias_for_another_number_of_units_is_refused():
+    with pytest.raises(ValueError, match=r"bias: prior_bias: 3 classes have a bias of shape \(3,\), not \(4,\)"):
+        init.apply(nn.Linear(8, 4, bias_init="zeros"), {"bias": init.prior_bias([1, 1, 2])})
 
 
 # ------------------------------------------------------------------------------------------- sparse, alike, shared
@@ -430,6 +492,8 @@ def test_the_advice_for_an_odd_activation_keeps_a_weak_signal(activation):
         ("selu", {"depth": 50}, "lecun_normal", "fixed point"),
         ("sigmoid", {}, "sigmoid_glorot", "take tanh"),
         ("crelu", {}, "looks_linear", "linear map"),
+        ("crelu", {"residual": True}, "looks_linear", "'orthogonal'; without normalization every block"),
+        ("crelu", {"norm": True}, "looks_linear", "'orthogonal'; normalization undoes"),
         ("gelu", {}, "variance_scaling(scale=2.3517)", "1.534"),
         ("relu", {"residual": True}, "he_normal", "init.fixup(model)"),
         ("relu", {"residual": True, "norm": True, "depth": 50}, "he_normal", "init.zero_gamma(model)"),

@@ -341,6 +341,17 @@ def test_metainit_brings_weights_that_are_far_too_large_down():
     assert all(record["scale"] < 0.9 for record in report.records)
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("bad", [init.variance_scaling(18.0), init.orthogonal(gain=3.0)], ids=str)
+def test_after_metainit_ten_layers_train_whose_weights_were_three_times_too_large(bad, seed):
+    """Their loss is lost before, and above 85 % are right after: 95.8 to 98 % where this was measured."""
+    assert trained_accuracy(toy_net(10, bad, seed)) == 0
+    model = toy_net(10, bad, seed)
+    with np.errstate(all="ignore"):
+        init.metainit(model, (64,), seed=seed)
+    assert trained_accuracy(model) > 0.85
+
+
 def test_the_gradient_quotient_falls_as_a_network_is_shrunk_to_nothing():
     found = []
     for scale in (0.1, 1.0, 6.0):

@@ -48,8 +48,14 @@ def test_the_short_form_shows_what_differs_from_the_defaults():
 @pytest.mark.parametrize("name", init.names())
 def test_every_scheme_shows_its_law_and_has_a_docstring_with_it(name):
     assert repr(init.get(name)).startswith(f"{name}(")
-    assert "): W" in repr(init.get(name))
+    assert ("): b" if name == "prior_bias" else "): W") in repr(init.get(name))
     assert "``" in getattr(init, name).__doc__.splitlines()[0]
+
+
+def test_a_parameter_may_be_an_array_and_is_shown_and_pickled():
+    counts = init.get("prior_bias", p=np.array([3, 1]))
+    assert str(counts) == "prior_bias(p=array([3, 1]))"
+    assert repr(pickle.loads(pickle.dumps(counts))) == repr(counts)
 
 
 @pytest.mark.parametrize("name", init.names())

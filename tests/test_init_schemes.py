@@ -162,6 +162,10 @@ THEORY = {
         ({"second_argument": "variance"}, lambda n, m: Law("normal", math.sqrt(keeps(RELU, m)))),
         ({"neurons": "fan_in", "second_argument": "variance"}, lambda n, m: Law("normal", math.sqrt(keeps(RELU, n)))),
     ],
+    "as_written_he": [
+        ({}, lambda n, m: Law("normal", keeps(RELU, n))),
+        ({"second_argument": "variance"}, lambda n, m: Law("normal", math.sqrt(keeps(RELU, n)))),
+    ],
     "as_written_xavier": [
         ({}, lambda n, m: Law("normal", keeps(RELU, n))),
         ({"activation": "tanh"}, lambda n, m: Law("normal", keeps(1, (n + m) / 2))),
@@ -186,7 +190,7 @@ THEORY["lecun_truncated_normal"] += uncorrected(1, MEANS["fan_in"])
 THEORY["glorot_truncated_normal"] += uncorrected(1, MEANS["fan_avg"])
 THEORY["he_truncated_normal"] += uncorrected(RELU, MEANS["fan_in"])
 
-CONSTANT = {"zeros": 0.0, "ones": 1.0, "constant": 0.1}
+CONSTANT = {"zeros": 0.0, "ones": 1.0, "constant": 0.1, "prior_bias": -math.log(99)}
 DETERMINISTIC = {*CONSTANT, "identity", "identity_hadamard"}
 # Entries are not independent: tested in test_init_orthogonal.py and test_init_families.py
 STRUCTURED = {
@@ -530,6 +534,10 @@ def test_a_fan_must_be_a_positive_number(fan):
         (lambda: init.variance_scaling(distribution="gauss"), "unknown distribution 'gauss'"),
         (lambda: init.variance_scaling(scale=-1), "must be finite and >= 0, got -1"),
         (lambda: init.glorot_normal(gain=math.nan), "must be finite and >= 0, got nan"),
+        (lambda: init.prior_bias(0.0), "a probability lies between 0 and 1, got 0.0"),
+        (lambda: init.prior_bias(1), "a probability lies between 0 and 1, got 1"),
+        (lambda: init.prior_bias([3, 0, 2]), r"every class needs a positive count or share, got \[3, 0, 2\]"),
+        (lambda: init.prior_bias([]), "every class needs a positive count or share"),
         (lambda: init.normal(std=-0.1), "std must be >= 0, got -0.1"),
         (lambda: init.normal(mean=math.inf), "mean must be finite"),
         (lambda: init.uniform(low=1, high=0), "low=1 is above high=0"),

@@ -95,6 +95,8 @@ ROWS = [
     ("kumar", {}, 6.4),
     ("as_written_gaussian", {}, 1.0),
     ("as_written_gaussian", {"second_argument": "variance"}, math.sqrt(256 / 2)),  # 11.31
+    ("as_written_he", {}, 1.0),
+    ("as_written_he", {"second_argument": "variance"}, math.sqrt(256 / 2)),
     ("as_written_xavier", {}, 1.0),
     ("as_written_xavier", {"activation": "tanh"}, 1 / 2),
     ("as_written_xavier_global", {}, 256 / (784 + 10)),
@@ -105,6 +107,7 @@ OTHERS = {
     "as_written_kaiming": "not centred",
     "constant": "not centred",
     "ones": "not centred",
+    "prior_bias": "not centred",
     "zeros": "no signal",
     "correlated_normal": "dependent",
     "shared_draw": "dependent",

@@ -87,10 +87,9 @@ def test_the_identity_is_pytorchs_eye_and_dirac(shape):
 
 
 def test_the_identity_of_a_grouped_convolution_is_pytorchs_dirac_with_the_groups_said():
-    shape, fans = (12, 2, 3, 3), init.conv_fans(6, 12, 3, groups=3)
-    np.testing.assert_array_equal(
-        ours(init.identity(), shape, fans), t.init.dirac_(torch.empty(shape), groups=3).numpy()
-    )
+    shape = (12, 2, 3, 3)
+    mine = init.identity()(shape, fan_in=None, fan_out=None, rng=np.random.default_rng(0), groups=3)
+    np.testing.assert_array_equal(mine, t.init.dirac_(torch.empty(shape), groups=3).numpy())
 
 
 def test_both_read_a_convolution_as_the_same_matrix_when_it_is_orthogonal():
@@ -122,7 +121,33 @@ def test_torchs_default_is_what_pytorchs_layers_have_weight_and_bias(mine, layer
     assert same_law(np.stack(drawn), np.stack([x.bias.detach().numpy() for x in twins]))
 
 
+def their_fans(layer):
+    return t.init._calculate_fan_in_and_fan_out(layer.weight)
+
+
+def test_the_fans_of_a_dense_layer_and_of_a_convolution_are_pytorchs():
+    assert init.dense_fans(7, 4) == their_fans(t.Linear(7, 4))
+    for kernel in (3, (5, 2)):
+        assert init.conv_fans(6, 10, kernel) == their_fans(t.Conv2d(6, 10, kernel))
+
+
 # ------------------------------------------------------------------------------------------------- the differences
+
+
+def test_the_fans_of_grouped_and_transposed_convolutions_are_not_pytorchs():
+    """It reads them off the shape: fan_out of all groups together, and a transposed layer's the wrong way round."""
+    assert their_fans(t.Conv2d(6, 12, 3, groups=3)) == (18, 3 * 36)
+    assert init.conv_fans(6, 12, 3, groups=3) == (18, 36)
+    assert their_fans(t.ConvTranspose2d(6, 12, 4, stride=2)) == (12 * 16, 6 * 16)
+    assert init.conv_transpose_fans(6, 12, 4, stride=2) == (6 * 4, 12 * 16)
+
+
+def test_pytorchs_orthogonal_takes_all_groups_for_one_matrix():
+    """A depthwise 3×3 layer of 60 channels: orthonormal columns, so that a filter has length √(9/60) and not 1."""
+    other = theirs(t.init.orthogonal_, (60, 1, 3, 3)).reshape(60, 9)
+    np.testing.assert_allclose(other.T @ other, np.eye(9), atol=1e-5)
+    layer = nn.Conv2d(60, 60, 3, groups=60, init="orthogonal")
+    np.testing.assert_allclose((layer.weight.numpy() ** 2).sum((1, 2, 3)), 1, rtol=1e-5)
 
 
 def test_pytorchs_bounds_of_a_truncation_are_absolute_so_that_its_default_never_cuts():

@@ -25,6 +25,7 @@ HERE = Path(__file__).resolve().parent
 COLOURS = 256  # of a figure: with a palette it takes less space
 FAMILIES = {
     "constant": "Constants, and laws whose width the user chooses",
+    "critical": "Solved for from the activation",
     "structured": "Matrices of a given structure",
     "scaling": "Variance over fan",
     "orthogonal": "Orthogonal",

@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+import numpy as np
+
 from minidl import data, init, nn, ops, optim
 from minidl.backend import array_module
 from minidl.experiment import networks
@@ -243,14 +245,19 @@ def _check_name(text: str) -> None:
     try:
         init.get(text)
     except ValueError:
-        raise unknown("scheme", text, [*LABELS, *init.names()]) from None
+        raise unknown("scheme", text, list(dict.fromkeys([*LABELS, *init.names()]))) from None
 
 
 def _made(name: str, params: dict[str, Any]) -> InitializerLike:
     try:
-        return init.get(name, **params)
+        found = init.get(name, **params)
     except TypeError as error:  # a parameter that the scheme does not have: the user's text, not the program, is wrong
         raise ValueError(str(error)) from None
+    try:  # some parameters show only when something is drawn, and that shall not be after the first hour
+        found((3, 2), fan_in=2, fan_out=3, rng=np.random.default_rng(0))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"scheme {name} with these parameters draws no weights: {error}") from None
+    return found
 
 
 def _no_call(text: str) -> ValueError:

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 from minidl.init.apply import Report, apply, stream
 from minidl.init.as_written import (
     as_written_gaussian,
+    as_written_he,
     as_written_kaiming,
     as_written_xavier,
     as_written_xavier_global,
 )
-from minidl.init.constant import constant, normal, ones, truncated_normal, uniform, zeros
+from minidl.init.constant import constant, normal, ones, prior_bias, truncated_normal, uniform, zeros
 from minidl.init.critical import (
     CriticalPoint,
     critical_point,
@@ -90,6 +91,7 @@ __all__ = [
     "Request",
     "apply",
     "as_written_gaussian",
+    "as_written_he",
     "as_written_kaiming",
     "as_written_xavier",
     "as_written_xavier_global",
@@ -136,6 +138,7 @@ __all__ = [
     "normal",
     "ones",
     "orthogonal",
+    "prior_bias",
     "recommend",
     "register",
     "rezero",

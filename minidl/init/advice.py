@@ -50,11 +50,15 @@ def recommend(
     if depth is not None and depth < 1:
         raise ValueError(f"recommend: depth is the number of weight layers, at least 1; got {depth}")
     if activation == "crelu":
-        return _of_crelu()
-    plain = _plain(activation, depth is not None and depth >= DEEP and not (norm or residual))
-    if residual:
-        return _residual(plain, norm)
-    return _normalized(plain, depth) if norm else plain
+        plain = _of_crelu()
+    else:
+        plain = _plain(activation, depth is not None and depth >= DEEP and not (norm or residual))
+    if not (residual or norm):
+        return plain
+    advice = _residual(plain, norm) if residual else _normalized(plain, depth)
+    if activation == "crelu":  # what it says of the first layer holds there too
+        return Recommendation(plain.scheme, f"{plain.reason}; {advice.reason}", f"{plain.source}; {advice.source}")
+    return advice
 
 
 def _plain(activation: str | Callable[..., Any], deep: bool) -> Recommendation:

@@ -1,7 +1,8 @@
 """From a scheme to a model: which parameter gets which initializer, and which random numbers.
 
 Works on any object with ``named_modules()``. A module declares ``initializers`` (parameter name -> its own initializer)
-and, if it has a weight that fans apply to, ``fans = (fan_in, fan_out)`` and ``weight``.
+and, if it has a weight that fans apply to, ``fans = (fan_in, fan_out)`` and ``weight``; a grouped convolution also
+``groups``.
 """
 
 from __future__ import annotations
@@ -125,11 +126,12 @@ class _Slot:
     initializer: InitializerLike
     fans: tuple[float, float] | None
     is_weight: bool  # a weight with fans: what a scheme's name alone speaks of
+    groups: int  # of the weight of a grouped convolution, else 1
 
     def draw(self, seed: int) -> NDArray[Any]:
         shape, dtype = tuple(self.parameter.data.shape), self.parameter.data.dtype
         try:
-            return drawn(self.initializer, shape, self.fans, stream(seed, self.path), dtype)
+            return drawn(self.initializer, shape, self.fans, stream(seed, self.path), dtype, self.groups)
         except (TypeError, ValueError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"{self.path}: {error}") from error
@@ -166,7 +168,9 @@ def _declared(path: str, module: Any) -> Iterator[_Slot]:
         parameter = getattr(module, name)
         if parameter is not None:  # a layer without its bias
             full_path = f"{path}.{name}" if path else name
-            yield _Slot(full_path, parameter, get(initializer), fans, fans is not None and name == "weight")
+            is_weight = fans is not None and name == "weight"
+            groups = getattr(module, "groups", 1) if is_weight else 1
+            yield _Slot(full_path, parameter, get(initializer), fans, is_weight, groups)
 
 
 def _choose(slots: list[_Slot], scheme: Spec | Rules) -> list[_Slot]:

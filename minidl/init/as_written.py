@@ -17,7 +17,13 @@ from minidl.init.sample import standard_normal, truncated_normal
 from minidl.init.scaling import CUT
 from minidl.text import unknown
 
-__all__ = ["as_written_gaussian", "as_written_kaiming", "as_written_xavier", "as_written_xavier_global"]
+__all__ = [
+    "as_written_gaussian",
+    "as_written_he",
+    "as_written_kaiming",
+    "as_written_xavier",
+    "as_written_xavier_global",
+]
 
 ACTIVATIONS = ("relu", "sigmoid", "tanh")  # the article speaks of no others
 NEURONS = ("fan_in", "fan_out")
@@ -51,6 +57,23 @@ def as_written_gaussian(neurons: str = "fan_out", second_argument: str = "std") 
 
     sign = f"2/{neurons}" if second_argument == "std" else f"√(2/{neurons})"
     return Initializer(f"W ~ N(0, {sign})", draw, needs_fans=True)
+
+
+@register()
+def as_written_he(second_argument: str = "std") -> Initializer:
+    """As written in the article; do not use: ``W ~ N(0, √(2/n))``, n the inputs, for ReLU; take ``he_normal``.
+
+    The text does not say whether √(2/n) is a standard deviation (then it is He's) or a variance, nor what the inputs of
+    a convolution are (channels times kernel here), and has no leaky ReLU and no fan_out. It adds that nothing has to be
+    initialized layer by layer; with this formula every layer has a width of its own.
+
+    Args:
+        second_argument: "std" or "variance".
+
+    Raises:
+        ValueError: another word.
+    """
+    return as_written_gaussian("fan_in", second_argument)
 
 
 @register()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from minidl.init.registry import Initializer, register
+from minidl.init.registry import Initializer, Request, register
 from minidl.init.sample import standard_normal, standard_uniform, truncated_std
 from minidl.init.sample import truncated_normal as cut_normal
 
-__all__ = ["constant", "normal", "ones", "truncated_normal", "uniform", "zeros"]
+__all__ = ["constant", "normal", "ones", "prior_bias", "truncated_normal", "uniform", "zeros"]
 
 
 @register()
@@ -37,6 +40,40 @@ def constant(value: float = 0.1) -> Initializer:
     """
     _finite("constant", value=value)
     return Initializer("W = value", lambda r: np.full(r.shape, value, r.dtype))
+
+
+@register()
+def prior_bias(p: float | Sequence[float] = 0.01) -> Initializer:
+    """``b = ln(p/(1 - p))``, or of classes ``b_c = ln p_c``: a last bias that answers with the frequencies in the data.
+
+    With small weights before it, a network starts at the loss of guessing by frequency, the entropy of the classes, and
+    need not spend its first steps on learning how rare what is. For ``bias_init=`` of the last layer, or
+    ``{"head.bias": init.prior_bias(counts), ...}``; as a weight it would be a constant.
+
+    Args:
+        p: one number, the probability of "yes" in every unit of a sigmoid layer; or one for every class of a softmax
+            layer, counts or shares: they are divided by their sum.
+
+    Raises:
+        ValueError: a probability outside (0, 1), a class without examples; when called, a shape that is not that of as
+            many biases as classes.
+
+    Source: Lin et al. 2017, "Focal Loss for Dense Object Detection", section 4.1 (p = 0.01).
+    """
+    shares = np.asarray(p, np.float64)
+    if shares.ndim == 0:
+        if not 0 < shares < 1:
+            raise ValueError(f"prior_bias: a probability lies between 0 and 1, got {p}")
+        return Initializer("b = ln(p/(1 - p))", lambda r: np.full(r.shape, np.log(shares / (1 - shares)), r.dtype))
+    if shares.ndim != 1 or not shares.size or not (np.isfinite(shares) & (shares > 0)).all():
+        raise ValueError(f"prior_bias: every class needs a positive count or share, got {p}")
+
+    def draw(r: Request) -> NDArray[Any]:
+        if r.shape != shares.shape:
+            raise ValueError(f"prior_bias: {shares.size} classes have a bias of shape {shares.shape}, not {r.shape}")
+        return np.log(shares / shares.sum()).astype(r.dtype)
+
+    return Initializer("b = ln(p_c/Σp)", draw)
 
 
 @register()

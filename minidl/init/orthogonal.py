@@ -26,7 +26,8 @@ def orthogonal(gain: float = 1.0) -> Initializer:
     *semi*-orthogonal: from wide to narrow a unit's second moment keeps its size, from narrow n to wide m the length
     does, so that each unit has n/m of it. A convolution is read as the matrix ``(shape[0], rest)``, as PyTorch does
     (Keras and JAX read (rest, out)): an isometry of that matrix, not of the convolution as an operator; that is
-    ``delta_orthogonal``.
+    ``delta_orthogonal``. In a grouped convolution every group has a matrix of its own. (To PyTorch all groups are one:
+    there a depthwise 3×3 layer of C channels keeps only 9/C of the second moment.)
 
     Args:
         gain: the singular values; √2 for ReLU.
@@ -37,35 +38,39 @@ def orthogonal(gain: float = 1.0) -> Initializer:
     Source: Saxe et al. 2014, "Exact solutions to the nonlinear dynamics of learning in deep linear neural networks".
     """
     _finite("orthogonal", gain)
-    law = "W Wᵀ = gain² I or Wᵀ W = gain² I, uniform (Haar)"
-    return Initializer(law, lambda r: gain * _haar(r, *matrix_shape(r, "orthogonal")).reshape(r.shape))
+
+    def draw(r: Request) -> Values:
+        rows, columns = matrix_shape(r, "orthogonal")
+        parts = [_haar(r, rows // r.groups, columns) for _ in range(r.groups)]
+        return gain * np.concatenate(parts).reshape(r.shape)
+
+    return Initializer("W Wᵀ = gain² I or Wᵀ W = gain² I, uniform (Haar)", draw)
 
 
 @register()
-def delta_orthogonal(gain: float = 1.0, groups: int | None = None) -> Initializer:
+def delta_orthogonal(gain: float = 1.0) -> Initializer:
     """``W = gain Q`` at the centre tap, else 0, with ``Qᵀ Q = I``: a convolution that keeps the length of every image.
 
     At first each pixel is turned by itself and pixels do not mix; that is what makes the *operator* isometric. It needs
     C_out ≥ C_in. With fewer outputs some of every image must be lost: then ``Q Qᵀ = I``, and a unit keeps its second
     moment as with ``orthogonal``. (JAX refuses that case.) A dense layer is ``orthogonal``. Circular or "same"
-    padding keeps the image's size; stride 2 would drop three pixels of four.
+    padding keeps the image's size; stride 2 would drop three pixels of four. Every group of a grouped convolution gets
+    a Q of its own.
 
     Args:
         gain: the singular values of the operator; with tanh 1 or a little more (``edge_of_chaos``).
-        groups: of a grouped convolution, each of which gets a Q of its own. None: as the fans say.
 
     Raises:
-        ValueError: ``gain`` is not finite; when called, a shape without rows and columns or that ``groups`` does not
-            divide.
+        ValueError: ``gain`` is not finite; when called, a shape without rows and columns.
 
     Source: Xiao et al. 2018, "Dynamical Isometry and a Mean Field Theory of CNNs", algorithm 1.
     """
     _finite("delta_orthogonal", gain)
 
     def draw(r: Request) -> Values:
-        return centred(r, "delta_orthogonal", groups, lambda rows, columns: gain * _haar(r, rows, columns))
+        return centred(r, "delta_orthogonal", lambda rows, columns: gain * _haar(r, rows, columns))
 
-    return Initializer("W = gain Q at the centre tap, else 0, Q orthogonal (Haar)", draw, needs_fans=groups is None)
+    return Initializer("W = gain Q at the centre tap, else 0, Q orthogonal (Haar)", draw)
 
 
 @register()
@@ -75,7 +80,8 @@ def looks_linear(gain: float = 1.0, mirror_outputs: bool = False) -> Initializer
     A network that starts as an orthogonal map, and bends as it learns. The inputs are taken for pairs, the first half
     (of the channels) positive parts and the second negative. An odd number of them is no output of CReLU, but an image
     with 1 or 3 channels: it gets Q alone. A first layer with an even number of inputs needs "orthogonal" by name, and
-    any layer without CReLU before it as well.
+    any layer without CReLU before it as well. A grouped convolution tears the pairs apart: it gets a Q for every group,
+    and is not linear.
 
     Args:
         gain: the singular values of the linear map.
@@ -93,6 +99,8 @@ def looks_linear(gain: float = 1.0, mirror_outputs: bool = False) -> Initializer
     def draw(r: Request) -> Values:
         matrix_shape(r, "looks_linear")
         outputs, inputs = r.shape[:2]
+        if r.groups > 1:
+            return orthogonal(gain).draw(r)
         paired, mirrored = inputs % 2 == 0, mirror_outputs and outputs % 2 == 0
         rows, channels = outputs // (1 + mirrored), inputs // (1 + paired)
         q = gain * _haar(r, rows, channels * math.prod(r.shape[2:])).reshape(rows, channels, *r.shape[2:])
@@ -103,27 +111,24 @@ def looks_linear(gain: float = 1.0, mirror_outputs: bool = False) -> Initializer
 
 
 @register()
-def identity_hadamard(groups: int | None = None) -> Initializer:
+def identity_hadamard() -> Initializer:
     """``W = I`` cut to size if m ≤ n, else ``W = I H_p/√p I`` with a Hadamard matrix: ZerO, zeros and ones alone.
 
     Deterministic. The identity by itself would confine the hidden layers: with n inputs, what training adds to any
     of them has rank n at most, however wide they are. The Hadamard matrix of size p = 2^⌈log₂ m⌉ (entries ±1,
     orthogonal) spreads the n inputs over all m units instead; its m × n corner has full rank n. A widening layer keeps
     lengths exactly where m is a power of 2, and else a column has length ``√(m/p)``, 0.71 to 1. Convolutions have the
-    matrix at their centre tap. The last layer of a residual branch is to be zero: ``{"*.branch.2.*": "zeros", ...}``.
-
-    Args:
-        groups: of a grouped convolution, each of which gets a matrix of its own. None: as the fans say.
+    matrix at their centre tap, every group its own. The last layer of a residual branch is to be zero:
+    ``{"*.branch.2.*": "zeros", ...}``.
 
     Raises:
-        ValueError: when called, a shape without rows and columns or that ``groups`` does not divide.
+        ValueError: when called, a shape without rows and columns.
 
     Source: Zhao et al. 2022, "ZerO Initialization: Initializing Neural Networks with only Zeros and Ones".
     """
     return Initializer(
         "W = I if m ≤ n, else I H/√p I, at the centre tap, else 0",
-        lambda r: centred(r, "identity_hadamard", groups, _widening),
-        needs_fans=groups is None,
+        lambda r: centred(r, "identity_hadamard", _widening),
     )
 
 

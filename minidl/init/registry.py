@@ -32,6 +32,7 @@ class Request(NamedTuple):
     fan_out: float
     rng: np.random.Generator
     dtype: np.dtype[Any]  #: float32 or float64: the precision to draw in (a float16 result is rounded at the end)
+    groups: int = 1  #: independent parts of a grouped convolution's weight, along its first axis
 
 
 class InitializerLike(Protocol):
@@ -78,6 +79,7 @@ class Initializer:
         fan_out: float | None,
         rng: np.random.Generator,
         dtype: DTypeLike = np.float32,
+        groups: int = 1,
     ) -> NDArray[Any]:
         """Draw an array.
 
@@ -87,20 +89,25 @@ class Initializer:
             fan_out: outputs that one input goes into.
             rng: where the random numbers come from.
             dtype: float16, float32 or float64.
+            groups: of a grouped convolution; schemes that see the weight as a matrix make one for every group. The
+                shape does not tell it, nor do the fans of a transposed convolution.
 
         Returns:
             A C-contiguous NumPy array of that shape and dtype, on the host.
 
         Raises:
             TypeError: ``rng`` is no Generator, or ``dtype`` is not one of the three.
-            ValueError: ``shape`` is not a tuple of sizes, or a fan that is needed is not a positive number.
+            ValueError: ``shape`` is not a tuple of sizes, a fan that is needed is not a positive number, or ``groups``
+                do not divide the first axis.
         """
+        sizes = _shape(shape, self)
         request = Request(
-            _shape(shape, self),
+            sizes,
             _fan("fan_in", fan_in, self),
             _fan("fan_out", fan_out, self),
             _generator(rng, self),
             np.promote_types(_dtype(dtype, self), np.float32),  # NumPy draws no float16
+            _groups(groups, sizes, self),
         )
         return np.asarray(self.draw(request), dtype=dtype, order="C")
 
@@ -149,7 +156,8 @@ def register(*, aliases: tuple[str, ...] = ()) -> Callable[[Callable[P, Initiali
         def make(*args: P.args, **kwargs: P.kwargs) -> Initializer:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
-            changed = {key: value for key, value in bound.arguments.items() if value != defaults[key]}
+            # np.all: a parameter may be an array
+            changed = {key: value for key, value in bound.arguments.items() if not np.all(value == defaults[key])}
             return replace(factory(*args, **kwargs), name=name, params=bound.arguments, changed=changed)
 
         name = factory.__name__
@@ -208,14 +216,18 @@ def drawn(
     fans: tuple[float, float] | None,
     rng: np.random.Generator,
     dtype: DTypeLike = np.float32,
+    groups: int = 1,
 ) -> NDArray[Any]:
     """The values of a parameter, of just this shape and dtype also where the initializer is a student's own.
+
+    One that is not minidl's is not told of groups: the protocol does not have them.
 
     Raises:
         ValueError: it returned another shape.
     """
     fan_in, fan_out = fans or (None, None)
-    value = initializer(shape, fan_in=fan_in, fan_out=fan_out, rng=rng, dtype=dtype)
+    told: dict[str, Any] = {"groups": groups} if isinstance(initializer, Initializer) else {}
+    value = initializer(shape, fan_in=fan_in, fan_out=fan_out, rng=rng, dtype=dtype, **told)
     if np.shape(value) != shape:
         raise ValueError(f"{title(initializer)} returned shape {np.shape(value)}, expected {shape}")
     return np.asarray(value, dtype=dtype, order="C")
@@ -277,6 +289,13 @@ def _fan(which: str, fan: float | None, owner: Initializer) -> float:
             "(init.fans.dense_fans, conv_fans, conv_transpose_fans)"
         )
     return float(fan)
+
+
+def _groups(groups: Any, shape: tuple[int, ...], owner: Initializer) -> int:
+    whole = isinstance(groups, (int, np.integer)) and not isinstance(groups, bool) and groups >= 1
+    if not whole or (groups > 1 and (not shape or shape[0] % groups)):
+        raise ValueError(f"{owner}: groups={groups!r} must divide the first axis of shape {shape}")
+    return int(groups)
 
 
 def _generator(rng: Any, owner: Initializer) -> np.random.Generator:

@@ -24,20 +24,19 @@ SHARED_AMONG = ("units", "layers")
 
 
 @register(aliases=("dirac",))
-def identity(gain: float = 1.0, groups: int | None = None) -> Initializer:
+def identity(gain: float = 1.0) -> Initializer:
     """``W = gain I``: every unit repeats one input; a convolution with I at its centre tap ("Dirac") repeats the image.
 
     Deterministic, the same at any depth, and symmetric: units beyond the number of inputs, and channels of one group,
     see the same gradient until something else tells them apart. A plain ReLU network starts as ``relu(x)``. Where the
-    layer is not square the rest is 0; an even kernel has no centre, so the image moves by half a pixel.
+    layer is not square the rest is 0; an even kernel has no centre, so the image moves by half a pixel. Every group of
+    a grouped convolution gets an I of its own.
 
     Args:
         gain: the factor on I.
-        groups: of a grouped convolution, each of which gets an I of its own. None: as the fans say, C_out k²/fan_out.
 
     Raises:
-        ValueError: ``gain`` is not finite; when called, a shape without rows and columns or that ``groups`` does not
-            divide.
+        ValueError: ``gain`` is not finite; when called, a shape without rows and columns.
 
     Source: Le et al. 2015, "A Simple Way to Initialize Recurrent Networks of Rectified Linear Units"; for convolutions
     Zagoruyko & Komodakis 2017, "DiracNets".
@@ -46,9 +45,9 @@ def identity(gain: float = 1.0, groups: int | None = None) -> Initializer:
         raise ValueError(f"identity: gain must be finite, got {gain}")
 
     def draw(r: Request) -> Values:
-        return centred(r, "identity", groups, lambda rows, columns: gain * np.eye(rows, columns))
+        return centred(r, "identity", lambda rows, columns: gain * np.eye(rows, columns))
 
-    return Initializer("W = gain I at the centre tap, else 0", draw, needs_fans=groups is None)
+    return Initializer("W = gain I at the centre tap, else 0", draw)
 
 
 @register()
@@ -165,33 +164,19 @@ def matrix_shape(r: Request, scheme: str) -> tuple[int, int]:
     return r.shape[0], math.prod(r.shape[1:])
 
 
-def centred(r: Request, scheme: str, groups: int | None, block: Callable[[int, int], Values]) -> Values:
+def centred(r: Request, scheme: str, block: Callable[[int, int], Values]) -> Values:
     """Zeros, but for the centre tap: there every group gets ``block(rows, columns)``. A dense weight is all centre.
 
     Raises:
-        ValueError: fewer than two axes, or ``groups`` does not divide the first.
+        ValueError: fewer than two axes.
     """
     matrix_shape(r, scheme)
     values = np.zeros(r.shape, r.dtype)
-    count = _groups_by_fans(r) if groups is None else groups
-    if count < 1 or r.shape[0] % count:
-        raise ValueError(f"{scheme}: groups={groups} must divide the {r.shape[0]} channels of shape {r.shape}")
     tap: tuple[Any, ...] = tuple(length // 2 for length in r.shape[2:])
     centre = values[(..., *tap)]
-    for part in np.split(centre, count):
+    for part in np.split(centre, r.groups):
         part[...] = block(*part.shape)
     return values
-
-
-def _groups_by_fans(r: Request) -> int:
-    """The groups of a convolution: its fan_in is the rest of the shape, and its fan_out tells C_out/g. Else 1.
-
-    A transposed convolution does not tell them; one whose stride makes its fans those of a grouped convolution
-    (16 → 4 channels, 2×2, stride 2) is taken for it.
-    """
-    groups = r.shape[0] * math.prod(r.shape[2:]) / r.fan_out
-    is_convolution = r.fan_in == math.prod(r.shape[1:])
-    return int(groups) if is_convolution and groups >= 1 and groups.is_integer() and r.shape[0] % groups == 0 else 1
 
 
 def _normal(r: Request, rows: int, columns: int) -> Values:

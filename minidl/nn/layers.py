@@ -302,6 +302,7 @@ class WeightNorm(Module):
         if not isinstance(layer, Weighted):
             raise TypeError(f"WeightNorm wraps a Linear, Conv2d or ConvTranspose2d; got {type(layer).__name__}")
         self.fans, self.initializers = layer.fans, dict(layer.initializers)
+        self.groups = getattr(layer, "groups", 1)
         self.weight, self.bias = layer.weight, layer.bias
         self._axis = 1 if type(layer).__name__ == "ConvTranspose2d" else 0  # where the output units lie
         self.gain = Parameter(self._length(self.weight.detach()).data)

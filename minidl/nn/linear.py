@@ -43,7 +43,8 @@ class Weighted(Module):
         self.fans = fans
         self.initializers = {"weight": get(init_)} | ({"bias": get(bias_init)} if bias else {})
         rng = np.random.default_rng()
-        self.weight = Parameter(drawn(self.initializers["weight"], shape, fans, rng))
+        groups = getattr(self, "groups", 1)
+        self.weight = Parameter(drawn(self.initializers["weight"], shape, fans, rng, groups=groups))
         self.bias = None
         if bias:
             self.bias = Parameter(drawn(self.initializers["bias"], (bias,), fans, rng))
