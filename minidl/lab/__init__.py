@@ -21,12 +21,15 @@ __all__ = [
 _FIGURES = ("BeforeAfter", "GradientTwins", "IdentityMatrix", "RateRibbon", "Scoreboard", "SignalLadder")
 
 
+_THEORY = ("Prediction", "predict")
 _DIAGNOSIS = ("Diagnosis", "Evidence", "Finding", "diagnose", "judge", "replace_activations")
 
 
 def __getattr__(name: str) -> Any:
     if name in _DIAGNOSIS:
         return getattr(importlib.import_module("minidl.lab.explain"), name)
+    if name in _THEORY:
+        return getattr(importlib.import_module("minidl.lab.theory"), name)
     if name in _FIGURES:
         return getattr(importlib.import_module("minidl.lab.figures"), name)
     raise AttributeError(f"module 'minidl.lab' has no attribute {name!r}")
