@@ -9,13 +9,17 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 from minidl import ops
 from minidl.backend import Array, array_module, device_of, to_device, to_host
+from minidl.lab.untouched import each_output, is_channels_last, left_as_it_was, placed, rows_of
 from minidl.nn import Module
 from minidl.optim import Optimizer
 from minidl.tensor import Tensor
@@ -119,22 +123,25 @@ def probe(
         ValueError: no inputs, or a NaN or infinity among them: it would make every number below it meaningless.
         TypeError: inputs that are no floating-point numbers.
     """
-    inputs, labels = _placed(model, x, y)
-    records: list[dict[str, Any]] = []
-    with _left_as_it_was(model):
-        handles = [m.register_forward_hook(_watcher(path, records)) for path, m in _leaves(model)]
-        try:
-            outputs = model(inputs)
-            own = getattr(model, "training_loss", None)  # of networks with auxiliary classifiers
-            value = loss(outputs, labels) if own is None else own(outputs, labels, loss)
-            model.zero_grad()
-            value.backward()
-        finally:
-            for handle in handles:
-                handle.remove()
-        for record in records:
-            record |= _of_weight(record.pop("module"), optimizer)
-    return Report([_read(record) for record in records], float(to_host(value.data)))
+    began = time.perf_counter()
+    inputs, labels = placed(model, x), Tensor(y).data
+    inputs.requires_grad = True  # so that layers whose weights are frozen have a gradient too
+    labels = to_device(labels, device_of(inputs.data))
+    raw: list[dict[str, Any]] = []
+    with left_as_it_was(model):
+        each_output(model, partial(_look, raw))
+        value = _loss(model, inputs, labels, loss)
+        model.zero_grad()
+        value.backward()
+        records = [_read(record | _of_gradient(record["weight"], optimizer)) for record in raw]
+    return Report(records, float(to_host(value.data)), costs={"probe": time.perf_counter() - began})
+
+
+def _loss(model: Module, inputs: Tensor, labels: Array, loss: Callable[[Any, Any], Any]) -> Tensor:
+    """What training makes small; networks with auxiliary classifiers say so themselves."""
+    outputs, own = model(inputs), getattr(model, "training_loss", None)
+    value: Tensor = loss(outputs, labels) if own is None else own(outputs, labels, loss)
+    return value
 
 
 def change_per_layer(values: list[float]) -> float:
@@ -150,151 +157,204 @@ def change_per_layer(values: list[float]) -> float:
     return float((alive[-1] / alive[0]) ** (1 / (len(alive) - 1)))
 
 
-def _placed(model: Module, x: Any, y: Any) -> tuple[Tensor, Array]:
-    """Inputs and labels on the model's device; a NaN is refused here."""
-    device = device_of(model.parameters()[0].data)
-    inputs = Tensor(to_device(Tensor(x).data, device))
-    if inputs.dtype.kind != "f":
-        raise TypeError(f'the inputs are {inputs.dtype}; pass x.astype("float32"), images standardized')
-    if not inputs.size:
-        raise ValueError(f"no inputs: got shape {inputs.shape}")
-    inputs.requires_grad = True  # so that layers whose weights are frozen have a gradient too
-    bad = int(to_host((~array_module(inputs.data).isfinite(inputs.data)).sum()))
-    if bad:
-        raise ValueError(f"{bad} of {inputs.size} input values are NaN or infinite; clean the data first")
-    return inputs, to_device(Tensor(y).data, device)
+def _look(raw: list[dict[str, Any]], path: str, module: Module, output: Tensor) -> None:
+    """Measure a layer's output now, and its gradient when that comes by."""
+    kind = type(module).__name__
+    record: dict[str, Any] = {"layer": path, "kind": kind, "shape": output.shape[1:]}
+    moments = _moments(output.data)
+    record |= {"output": moments, "delta": None, "weight": None, "weight_moments": None}
+    record["shares"] = _shares(output.data, kind, finite="largest" not in moments)
+    weight = getattr(module, "weight", None)
+    if isinstance(weight, Tensor) and hasattr(module, "fans"):
+        record |= {"weight": weight, "weight_moments": _moments(weight.data)}
+    raw.append(record)
+    if output.requires_grad:
+        output.register_hook(lambda g: record.update(delta=_size(g)))
 
 
-def _leaves(model: Module) -> Iterator[tuple[str, Module]]:
-    return ((path, m) for path, m in model.named_modules() if not any(True for _ in m.named_children()))
+# ------------------------------------------------------------------------------------------- statistics of one array
+#
+# Few passes, all in the array's own precision: the distance from the first input, a product of it with ones, and one
+# with itself; what these leave, one number per unit, goes on in float64. On the host they are tried as they are: a sum
+# of squares far from both ends of float32 has lost nothing. Otherwise, and always on a device, where a look at a number
+# makes everything wait, the array is first divided by a power of two near its largest element: that is exact, and no
+# square overflows. Results are 0-d arrays; ``_read`` does the remaining arithmetic in Python, once the device is done.
+
+LEAST, MOST = 1e-24, 1e24  # mean squares of float32 that are believed at once
+SMALLEST = -126  # exponent of the least power of two that is divided by: its inverse is a float32 too
+FEW = 8  # inputs that tell nearly all pairs of units apart
 
 
-def _watcher(path: str, records: list[dict[str, Any]]) -> Callable[[Module, Any, Any], None]:
-    """A forward hook that measures the output now, and its gradient when that comes by."""
-
-    def look(module: Module, _inputs: Any, output: Any) -> None:
-        record: dict[str, Any] = {"layer": path or type(module).__name__, "kind": type(module).__name__}
-        record |= {"shape": tuple(output.shape[1:]), "module": module, "delta_rms": None}
-        record |= _of_output(output.data, record["kind"])
-        records.append(record)
-
-        def look_back(g: Array) -> None:
-            record["delta_rms"] = _rms(g)
-
-        if output.requires_grad:
-            output.register_hook(look_back)
-
-    return look
+def _on_host(x: Array) -> bool:
+    return type(x) is np.ndarray or isinstance(x, np.generic)
 
 
-def _of_output(h: Array, kind: str) -> dict[str, Any]:
-    """Statistics of a layer's output (N, C, ...). All sums run on the scaled output in float64: no square overflows."""
+def _scaled(rows: Array) -> tuple[Array, dict[str, Array]]:
+    """``rows / 2ᵏ``, with k (0 where the largest element is 0, infinite or NaN) and the largest element."""
+    xp = array_module(rows)
+    largest = xp.maximum(rows.max(), -rows.min())  # NaN, if there is one
+    usual = xp.isfinite(largest) & (largest > 0)
+    k = xp.maximum(xp.frexp(xp.where(usual, largest, xp.ones_like(largest)))[1] - 1, SMALLEST)
+    return rows * xp.ldexp(xp.ones_like(largest), -k), {"exponent": k, "largest": largest}
+
+
+def _mean_square(rows: Array) -> Array:
+    """Row by row in the array's precision, over the rows in float64."""
+    return array_module(rows).einsum("nd,nd->n", rows, rows).sum(dtype="float64") / rows.size
+
+
+@np.errstate(all="ignore")
+def _size(x: Array) -> dict[str, Any]:
+    """What the rms of an array takes."""
+    rows = rows_of(x)
+    if _on_host(x) and LEAST < (square := _mean_square(rows)) < MOST:
+        return {"square": square}
+    unit, scale = _scaled(rows)
+    return {"square": _mean_square(unit), **scale}
+
+
+@np.errstate(all="ignore")
+def _moments(h: Array) -> dict[str, Any]:
+    """What mean, rms, std and batch_std of an output (N, …) take."""
+    rows, found = rows_of(h), {"rounding": float(array_module(h).finfo(h.dtype).eps)}
+    if _on_host(h) and LEAST < (sums := _sums(rows))["square"] < MOST:
+        return found | sums
+    unit, scale = _scaled(rows)
+    return found | _sums(unit) | scale
+
+
+def _sums(rows: Array) -> dict[str, Array]:
+    """Mean, mean variance over the batch, and variance of the units' means.
+
+    With d = h - h₀, the distance from the first input (so that the spread of nearly equal numbers loses no digits),
+
+        variance of one unit over the batch = Σd²/N - (Σd/N)²,    its mean = h₀ + Σd/N,
+
+    and the variance of all elements is the mean of the one plus the variance of the other.
+    """
+    apart, count = rows - rows[:1], len(rows)
+    square = _mean_square(apart)
+    shift = (array_module(rows).full(count, 1 / count, rows.dtype) @ apart).astype("float64")
+    centre = rows[0] + shift
+    mean = centre.mean()
+    centre -= mean
+    within, across = square - shift @ shift / shift.size, centre @ centre / centre.size
+    return {"square": square, "mean": mean, "within": within, "across": across}
+
+
+def _shares(h: Array, kind: str, finite: bool) -> dict[str, Any]:
+    """The shares of elements and units that are in some state. ``finite``: all elements are known to be."""
     xp = array_module(h)
-    unit, size = _scaled(h)
-    mean, square = unit.mean(dtype="float64"), (unit * unit).mean(dtype="float64")
-    apart = unit - unit[:1]  # the spread of nearly equal numbers is computed from their differences: no digits are lost
-    spread = (apart * apart).mean(axis=0, dtype="float64") - apart.mean(axis=0, dtype="float64") ** 2
-    found = {
-        "mean": mean * size,
-        "rms": xp.sqrt(square) * size,
-        "std": xp.sqrt(xp.maximum(square - mean * mean, 0)) * size,
-        "batch_std": _above_rounding(xp.sqrt(xp.maximum(spread, 0).mean()), h) * size,
-        "nonfinite": (~xp.isfinite(h)).mean(dtype="float64"),
-        "dead": None,
-        "always_on": None,
-        "saturated": None,
-        "twins": _twins(unit) if h.ndim == 2 and h.shape[1] > 1 else None,
-    }
+    found: dict[str, Any] = dict.fromkeys(("dead", "always_on", "saturated", "twins"))
     if kind in ("ReLU", "CReLU"):
-        axes = (0, *range(2, h.ndim))
-        found["dead"] = (h == 0).all(axis=axes).mean(dtype="float64")
-        found["always_on"] = (h > 0).all(axis=axes).mean(dtype="float64")
+        rows = rows_of(h)
+        found["dead"] = (_by_unit(rows.max(axis=0), h).max(axis=1) == 0).mean()  # never below 0
+        found["always_on"] = (_by_unit(rows.min(axis=0), h).min(axis=1) > 0).mean()
     if kind in SATURATED:
         low, high = SATURATED[kind]
-        found["saturated"] = ((h <= low) | (h >= high)).mean(dtype="float64")
-    return found
+        found["saturated"] = (xp.count_nonzero(h <= low) + xp.count_nonzero(h >= high)) / h.size
+    if h.ndim == 2 and h.shape[1] > 1:
+        found["twins"] = _twins(h)
+    return found | {"nonfinite": 0.0 if finite else 1 - xp.count_nonzero(xp.isfinite(h)) / h.size}
 
 
-def _above_rounding(spread: Array, h: Array) -> Array:
-    """0 in place of a spread that is mere rounding of the largest element: such inputs can no longer be told apart."""
-    return spread * (spread > float(array_module(h).finfo(h.dtype).eps))
+def _by_unit(row: Array, h: Array) -> Array:
+    """A number for each element of a row, see ``rows_of``, as (units, places)."""
+    units = h.shape[1] if h.ndim > 1 else 1
+    return row.reshape(-1, units).T if is_channels_last(h) else row.reshape(units, -1)
 
 
-def _scaled(h: Array) -> tuple[Array, Array]:
-    """``h / 2ᵏ`` and ``2ᵏ``, the power of two just below ``max|h|``: dividing by it is exact. All zeros stay zeros."""
-    xp = array_module(h)
-    largest = xp.abs(h).max().astype("float64")
-    size = xp.exp2(xp.floor(xp.log2(xp.where(largest > 0, largest, xp.ones_like(largest)))))
-    return h / size.astype(h.dtype), size
-
-
-def _rms(g: Array) -> Array:
-    unit, size = _scaled(g)
-    return array_module(g).sqrt((unit * unit).mean(dtype="float64")) * size
-
-
-def _twins(unit: Array) -> Array:
+def _twins(h: Array) -> Array:
     """Share of units (columns) that agree with the unit before them on every input: what symmetry makes of a layer.
 
     Up to rounding: some processors add the products of the last few columns of a matrix in another order.
     """
-    xp = array_module(unit)
-    rounding = 16 * float(xp.finfo(unit.dtype).eps)  # the largest element is between 1 and 2
-    return (xp.abs(unit[:, 1:] - unit[:, :-1]) <= rounding).all(axis=0).mean(dtype="float64")
+    if not _on_host(h):
+        return _agree(h[:, 1:], h[:, :-1], array_module(h).abs(h).max()).mean()
+    few = h[:FEW]
+    largest = np.abs(few).max()
+    pairs = np.flatnonzero(_agree(few[:, 1:], few[:, :-1], largest))
+    return _agree(h[:, pairs + 1], h[:, pairs], largest).sum() / (h.shape[1] - 1)
 
 
-def _of_weight(module: Module, optimizer: Optimizer | None) -> dict[str, Any]:
-    """Statistics of a layer's weight and its gradient."""
-    found: dict[str, Any] = dict.fromkeys(("weight_mean", "weight_std", "weight_grad_rms", "update_ratio"))
-    weight = getattr(module, "weight", None)
-    if weight is None or not hasattr(module, "fans"):
-        return found
-    found["weight_mean"] = weight.data.mean(dtype="float64")
-    found["weight_std"] = weight.data.astype("float64").std()  # std(dtype=) squares in float32 on a GPU
-    if weight.grad is not None:
-        found["weight_grad_rms"] = _rms(weight.grad)
-        if optimizer is not None:
-            found["update_ratio"] = _update_ratio(weight, optimizer)
-    return found
+def _agree(a: Array, b: Array, largest: Array) -> Array:
+    """Which columns differ by no more than rounding of the layer's largest element."""
+    xp = array_module(a)
+    return (xp.abs(a - b) <= 16 * float(xp.finfo(a.dtype).eps) * largest).all(axis=0)
 
 
-def _update_ratio(weight: Tensor, optimizer: Optimizer) -> Array | None:
-    """rms of the update that the optimizer would make, over rms of the weight; made on copies."""
+def _of_gradient(weight: Tensor | None, optimizer: Optimizer | None) -> dict[str, Any]:
+    """The sizes of a weight's gradient and of its next update."""
+    if weight is None or weight.grad is None:
+        return {"gradient": None, "update": None}
+    return {"gradient": _size(weight.grad), "update": None if optimizer is None else _update(weight, optimizer)}
+
+
+def _update(weight: Tensor, optimizer: Optimizer) -> dict[str, Array] | None:
+    """The size of the update that the optimizer would make; made on copies."""
     g: Array = weight.grad
     for (group, p), state in zip(optimizer.members(), optimizer.state, strict=True):
         if p is weight:
             twin = Tensor(weight.data.copy(), requires_grad=True)
             optimizer.update(twin, g.copy(), copy.deepcopy(state), group, group["lr"] * optimizer.lr_factor)
-            return _rms(twin.data - weight.data) / _rms(weight.data)
+            return _size(twin.data - weight.data)
     return None
 
 
-def _read(record: dict[str, Any]) -> dict[str, Any]:
-    """0-d arrays as Python numbers, in the order of ``KEYS``."""
-    found = {k: float(to_host(v)) if hasattr(v, "dtype") else v for k, v in record.items()}
-    found["second_moment"] = found["rms"] * found["rms"]  # of Python's floats: inf where it overflows
+# --------------------------------------------------------------------------------------------- arithmetic at the end
+
+
+def _read(raw: dict[str, Any]) -> dict[str, Any]:
+    """A record of Python numbers, in the order of ``KEYS``."""
+    weight, update = _finished(raw["weight_moments"]), _rms(raw["update"])
+    found = {key: raw[key] for key in ("layer", "kind", "shape")} | _finished(raw["output"])
+    found |= {key: None if share is None else _number(share) for key, share in raw["shares"].items()}
+    found |= {"delta_rms": _rms(raw["delta"]), "weight_grad_rms": _rms(raw["gradient"])}
+    found |= {"weight_mean": weight["mean"], "weight_std": weight["std"]}
+    found["update_ratio"] = None if update is None else _ratio(update, weight["rms"])
     return {key: found[key] for key in KEYS}
 
 
-@contextmanager
-def _left_as_it_was(model: Module) -> Iterator[None]:
-    """Put gradients, buffers and masks back afterwards; in between, buffers are copies and masks begin anew."""
-    grads = [(p, p.grad) for p in model.parameters()]
-    insides: list[tuple[Any, dict[str, Any]]] = [(m, _state_of(m)) for _, m in model.named_modules()]
-    try:
-        for module, state in insides:
-            vars(module).update({name: x.copy() for name, x in state.items() if hasattr(x, "shape")})
-            if hasattr(module, "restart"):
-                module.restart(module.number)
-        yield
-    finally:
-        for p, g in grads:
-            p.grad = g
-        for module, state in insides:
-            vars(module).update(state)
+def _finished(raw: dict[str, Any] | None) -> dict[str, Any]:
+    """Mean, rms, std, batch_std, second moment from what ``_moments`` summed."""
+    if raw is None:
+        return dict.fromkeys(("mean", "rms", "std", "batch_std", "second_moment"))
+    mean, within, across = (_number(raw[key]) for key in ("mean", "within", "across"))
+    unit, lost = _unit(raw)
+    if lost is not None:
+        return {**dict.fromkeys(("mean", "std", "batch_std"), math.nan), "rms": lost, "second_moment": lost}
+    within = max(within, 0.0)
+    rms, spread = math.sqrt(within + across + mean * mean) * unit, math.sqrt(within) * unit
+    return {
+        "mean": mean * unit,
+        "rms": rms,
+        "std": math.sqrt(within + across) * unit,
+        # inputs that are no further apart than rounding can no longer be told apart
+        "batch_std": spread if spread > raw["rounding"] * rms else 0.0,
+        "second_moment": rms * rms,  # of Python's floats: inf where it overflows
+    }
 
 
-def _state_of(module: Module) -> dict[str, Any]:
-    """What a forward pass may change in a module: buffers, and the generator of masks with its device."""
-    names = [*vars(module).get("_buffer_names", ()), *(("_generator", "_device") if hasattr(module, "restart") else ())]
-    return {name: getattr(module, name) for name in names}
+def _rms(raw: dict[str, Any] | None) -> float | None:
+    """The rms, from what ``_size`` summed; inf or NaN where an element is."""
+    if raw is None:
+        return None
+    unit, lost = _unit(raw)
+    return math.sqrt(_number(raw["square"])) * unit if lost is None else lost
+
+
+def _unit(raw: dict[str, Any]) -> tuple[float, float | None]:
+    """The power of two that the array was divided by, and the largest element if it is infinite or NaN."""
+    if "largest" not in raw:
+        return 1.0, None
+    largest = _number(raw["largest"])
+    return 2.0 ** int(_number(raw["exponent"])), None if math.isfinite(largest) else largest
+
+
+def _number(x: Any) -> float:
+    return float(x if isinstance(x, float) else to_host(x))
+
+
+def _ratio(update: float, weight: float) -> float:
+    """inf for a weight of zeros that moves, NaN for one that stays."""
+    return update / weight if weight else math.nan if update == 0 else math.inf
