@@ -404,6 +404,26 @@ def _run_lesson(each: Lesson, args: argparse.Namespace) -> int:
     return code
 
 
+# -- course --------------------------------------------------------------------------------------------------------
+
+
+def course_arguments(sub: argparse.ArgumentParser) -> None:
+    """The arguments of ``minidl course``."""
+    sub.add_argument("action", choices=("handout", "check", "grade"), help="check is for students")
+    sub.add_argument("assignment", nargs="?", metavar="ASSIGNMENT", help="A2; check finds it by its file")
+    sub.add_argument("paths", nargs="*", metavar="PATH", help="folder of the hand-out, or the submissions")
+    sub.add_argument("--secret", metavar="S", help="grade: of the course (default: $MINIDL_COURSE_SECRET)")
+    sub.add_argument("--student", metavar="NAME", help="grade: whose it is (default: the name of the folder or file)")
+    sub.add_argument("--seconds", type=float, default=10.0, metavar="N", help="for a function (default: %(default)s)")
+
+
+def course(args: argparse.Namespace) -> int:
+    """Hand an assignment out, check one's own work, grade submissions."""
+    from minidl.course.commands import run
+
+    return run(args, print_json)
+
+
 # -- bench ---------------------------------------------------------------------------------------------------------
 
 
@@ -471,6 +491,7 @@ COMMANDS = (
     Command("init", "list the schemes of initialization, show one", init_arguments, init),
     Command("data", "list, fetch, check and show data sets", data_arguments, data),
     Command("lesson", "list the lessons, or run one", lesson_arguments, lesson),
+    Command("course", "hand assignments out, check and grade them", course_arguments, course),
     Command("bench", "how fast is minidl on this machine?", bench_arguments, bench),
     Command("doctor", "is this machine ready?", doctor_arguments, doctor),
 )
