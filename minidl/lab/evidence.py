@@ -359,7 +359,7 @@ def _extras() -> dict[str, bool]:
 def _predicted(model: Module, x: Any, y: Any) -> tuple[Any, str]:
     """The theory of this network, or why there is none."""
     try:
-        from minidl.lab.predict import predict
+        from minidl.lab.theory import predict
 
         return predict(model, x, y), ""
     except (ImportError, ValueError, TypeError) as error:

@@ -1,8 +1,8 @@
 """What theory says a network does to signals and gradients before any training, beside what ``probe`` measures.
 
 For wide layers with independent weights everything follows from a few averages over a Gaussian (``minidl.meanfield``).
-``predict`` walks through the network with them (``minidl.init.walk``), from the weights' actual second moments and means
-and the inputs' second moment and correlations. Nothing is simulated.
+``predict`` walks through the network with them (``minidl.init.walk``), from the weights' actual second moments and
+means and the inputs' second moment and correlations. Nothing is simulated.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Values = NDArray[np.float64]
 
 QUANTILE = 1.6448536269514722  # of the normal law: 5 % lie above
 ENOUGH = 256  # inputs for correlations
-ALIKE = 0.05  # where the correlations of pairs of inputs spread by more, they are followed in three groups
+ALIKE = 0.1  # where the correlations of pairs of inputs spread by more, they are followed in three groups
 EQUAL = 1.05  # largest σ over smallest, of layers that count as drawn with one
 REST = "take lab.probe, which measures"
 

@@ -55,7 +55,7 @@ def _normal(x: Values) -> Values:
 
 
 def relu_log_moments(n: int) -> tuple[float, float]:
-    """Mean and variance of ``ln M'/M``, M = mean of h², from one He layer of n ReLU units to the next: ``≈ -5/2n, 5/n``.
+    """Mean and variance of ``ln M'/M``, M = mean of h², from a He layer of n ReLU units to the next: ``≈ -5/2n, 5/n``.
 
     Given h, ``M'/M = (2/n) χ²_K``: K of the n units are on, ``K ~ Bin(n, ½)``; conditional on K ≥ 1.
 
@@ -143,7 +143,7 @@ def residual_growth(blocks: int, *, norm: bool = False, branch: float = 1.0, sho
 
     Args:
         blocks: how many.
-        norm: whether batch normalization keeps the variance of every branch at 1: then ``1 + blocks``, from ``E x² = 1``.
+        norm: whether batch normalization keeps the variance of every branch at 1: ``1 + blocks``, from ``E x² = 1``.
         branch: what each branch multiplies the rms by. He layers 1: 2^blocks; over √blocks: → e.
         shortcut: what the way past it multiplies it by.
 

@@ -28,6 +28,7 @@ __all__ = [
     "Moments",
     "Values",
     "activation_name",
+    "bends",
     "edges",
     "evaluate",
     "filled",
@@ -117,17 +118,21 @@ def gaussian_moments(f: str | Function, q: float = 1.0, **params: Any) -> Moment
     return Moments(*map(float, _average(both, q, np.array([TOLERANCE, TOLERANCE, NOISE]))))
 
 
-def edges(q: float) -> Values:
-    """The ends of the panels for ``z ~ N(0, q)``: multiples of √q/2 and powers of two, up to ``REACH √q``."""
-    end = REACH * math.sqrt(q)
-    bell = np.linspace(0.0, end, round(2 * REACH) + 1)
+def edges(q: float, steps: int = 24, reach: float = REACH) -> Values:
+    """The ends of the panels for ``z ~ N(0, q)``: steps of the bell up to ``reach √q``, and ``bends``."""
+    end = reach * math.sqrt(q)
+    return np.unique(np.concatenate([np.linspace(-end, end, 2 * steps + 1), bends(end)]))
+
+
+def bends(end: float) -> Values:
+    """Where activations bend and have their kinks: 0 and ± powers of two from 1/8 on, below ``end``."""
     powers = 2.0 ** np.arange(-3, max(math.ceil(math.log2(end)), -3))
-    half = np.unique(np.concatenate([bell, powers[powers < end]]))
-    return np.concatenate([-half[:0:-1], half])
+    half = powers[powers < end]
+    return np.concatenate([-half[::-1], [0.0], half])
 
 
 def legendre(low: Values, high: Values) -> tuple[Values, Values]:
-    """Points and weights of the rule on each panel from ``low`` to ``high``: (..., panels) -> twice (..., panels, 10)."""
+    """Points and weights of the rule on every panel from ``low`` to ``high``, with one axis more."""
     half = 0.5 * (high - low)[..., None]
     return 0.5 * (high + low)[..., None] + half * _NODES, half * _WEIGHTS
 

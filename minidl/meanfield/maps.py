@@ -18,6 +18,7 @@ from minidl.meanfield.gaussian import (
     Function,
     Values,
     activation_name,
+    bends,
     edges,
     evaluate,
     filled,
@@ -144,14 +145,14 @@ def half_difference(f: str | Function, q: float, apart: float, **params: Any) ->
     if apart < CLOSE or q == 0:
         return q * apart * gaussian_moments(f, q, **params).slope_square
     phi, s = filled(f, params), math.sqrt(q * apart * (2 - apart))
-    u, weight = legendre(*_finer(edges(q), s))
+    u, weight = legendre(*_finer(edges(q, 9, 9.0), s))
     u, weight = u.ravel(), weight.ravel() * np.exp(-0.5 * u.ravel() ** 2 / q) / math.sqrt(2 * math.pi * q)
-    return 0.5 * float(weight @ _given(phi, u, (1 - apart) * u, s, edges(q)))
+    return 0.5 * float(weight @ _given(phi, u, (1 - apart) * u, s, bends(9.0 * math.sqrt(q))))
 
 
 def _finer(ends: Values, s: float) -> tuple[Values, Values]:
     """Panels with more ends around the places of kinks, where the integrand changes within s."""
-    steps = s * 2.0 ** np.arange(-1, 4)
+    steps = s * np.array([0.5, 2.0, 8.0])
     more = (np.array([-1.0, 0.0, 1.0])[:, None] + np.concatenate([-steps, steps])).ravel()
     ends = np.unique(np.concatenate([ends, more[np.abs(more) < ends[-1]]]))
     return ends[:-1], ends[1:]
