@@ -18,9 +18,20 @@ __all__ = [
     "summary",
 ]
 
-_FIGURES = ("BeforeAfter", "GradientTwins", "IdentityMatrix", "RateRibbon", "Scoreboard", "SignalLadder")
-
-
+_FIGURES = (
+    "BeforeAfter",
+    "Cobweb",
+    "GradientTwins",
+    "IdentityMatrix",
+    "PhaseDiagram",
+    "RateRibbon",
+    "Ridgeline",
+    "Score",
+    "Scoreboard",
+    "SignalLadder",
+    "Spectrum",
+    "TrainingHeatmap",
+)
 _THEORY = ("Prediction", "predict")
 _DIAGNOSIS = ("Diagnosis", "Evidence", "Finding", "diagnose", "judge", "replace_activations")
 

@@ -18,7 +18,7 @@ LINES = {
     "batch_std": ("signal", "its std\nover inputs", ("#0072B2", "--", "s")),
     "delta_rms": ("gradient", "rms of the\ngradient δ", ("#D55E00", ":", "^")),
 }
-#: L·|ln χ|, χ the factor of the second moment per layer: networks train up to six depth scales (Schoenholz et al. 2017);
+#: L·|ln χ|, χ the factor per layer of the second moment: six depth scales still train (Schoenholz et al. 2017);
 #: between 15 and 21 lie the plain networks of 22 and 30 layers of He et al. 2015, of which the second stalls
 SLOW, LOST = 6.0, 16.0
 BAND = "#9A9A9A"
