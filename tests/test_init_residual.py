@@ -145,6 +145,24 @@ def test_resnet_blocks_that_keep_the_shape_are_the_identity_bit_for_bit(name, ne
     assert seen == [True] * {"resnet20": 7, "resnet50": 12}[network]
 
 
+def test_zero_ends_and_identity_hadamard_elsewhere_make_blocks_the_identity_and_they_begin_to_learn():
+    """ZerO as its paper has it in residual networks; the pattern is that of the docstring."""
+    model, seen = resnet(norm=False), []
+    init.apply(model, {"*.branch.conv2.weight": "zeros", "*": "identity_hadamard"}, seed=0)
+
+    def look(block, inputs, output):
+        seen.append(fetch(inputs[0]).tobytes() == fetch(output).tobytes())
+
+    blocks = [m for _, m in model.named_modules() if isinstance(m, nn.Residual) and m.shortcut is None]
+    handles = [block.register_forward_hook(look) for block in blocks]
+    x, y = batch((16, *IMAGE)), tensor(np.arange(16) % 10)
+    slopes = grad(ops.cross_entropy(model(x), y), [block.branch.conv2.weight for block in blocks])
+    assert seen == [True] * 7
+    for handle in handles:
+        handle.remove()
+    assert all(np.abs(fetch(g)).max() > 0 for g in slopes)
+
+
 # ------------------------------------------------------------------------------------------------------- Fixup
 
 

@@ -128,6 +128,14 @@ def test_geometric_falls_by_the_factor_from_the_top_down():
     assert rates(optim.layerwise_lr(model, "geometric", lr=1.0), model)["2.weight"] == pytest.approx(1 / 2.6)
 
 
+def test_a_normalization_goes_with_the_weights_before_it_and_is_no_step_of_its_own_in_geometric():
+    layers = [nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 5), nn.BatchNorm1d(5), nn.Linear(5, 2)]
+    model = nn.Sequential(*layers)
+    found = rates(optim.layerwise_lr(model, "geometric", lr=1.0, factor=0.5), model)
+    expected = {"0": 0.25, "1": 0.25, "3": 0.5, "4": 0.5, "5": 1.0}
+    assert {path.split(".")[0]: rate for path, rate in found.items()} == expected
+
+
 MUP = {
     "adam": {
         "0.weight": 1.0,

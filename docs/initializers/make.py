@@ -34,6 +34,52 @@ FAMILIES = {
 }
 
 
+#: What is said of PyTorch and of minidl is tested, one against the other: tests/test_oracle_init.py.
+DIFFERENCES = (
+    ("", "PyTorch", "Keras 3", "JAX, Flax", "minidl"),
+    (
+        '"normal" of Glorot, He, LeCun',
+        "whole",
+        "cut at ±2σ', variance restored (2.0.9: not restored)",
+        "cut at ±2σ', variance restored",
+        "whole; the cut ones are `*_truncated_normal`",
+    ),
+    (
+        "truncated normal",
+        "bounds are absolute numbers, nothing restored",
+        "cut in σ, nothing restored",
+        "cut in σ, nothing restored",
+        "cut in σ', restored; `correct=False`",
+    ),
+    (
+        "dense layer by default",
+        "U(±1/√fan_in), bias too: `torch_default`",
+        "`glorot_uniform`, bias 0",
+        "`lecun_truncated_normal`, bias 0",
+        "`he_normal`, bias 0; a model's builder goes by its activation",
+    ),
+    (
+        "`kaiming_uniform`, `he_uniform` assume",
+        "leaky ReLU of slope a = 0; its layers call it with √5",
+        "ReLU",
+        "ReLU",
+        "ReLU",
+    ),
+    ("fan_out of a convolution in g groups", "C_out k²", "C_out k²", "C_out k²", "C_out k²/g"),
+    ("fan_in of a transposed convolution", "C_out k²/g", "by the shape", "by the shape", "C_in k²/(s² g)"),
+    ("orthogonal convolution", "matrix (out, rest)", "(rest, out)", "as told", "(out, rest), one for every group"),
+    ("uniform by default", "[0, 1)", "±0.05", "[0, 0.01)", "±0.05, both ends said"),
+    ("gain of tanh, SELU", "5/3, 3/4", "–", "–", '1.5925, 1 (computed; the table: `criterion="torch"`)'),
+    (
+        "random numbers",
+        "one global generator",
+        "an integer seed repeats them in every layer",
+        "a key for every layer",
+        "a stream for every parameter, by its name",
+    ),
+)
+
+
 def main() -> int:
     """Make what was asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -81,6 +127,9 @@ def index() -> str:
         parts.append(
             "\n".join([f"## {FAMILIES.get(family, family)}\n", "| scheme | formula |", "| --- | --- |", *rows])
         )
+    lines = ["| " + " | ".join(row) + " |" for row in DIFFERENCES]
+    lines.insert(1, "| --- " * len(DIFFERENCES[0]) + "|")
+    parts.append("## Where the frameworks differ\n\n" + "\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
 

@@ -252,7 +252,8 @@ def _made(name: str, params: dict[str, Any]) -> InitializerLike:
     try:
         found = init.get(name, **params)
     except TypeError as error:  # a parameter that the scheme does not have: the user's text, not the program, is wrong
-        raise ValueError(str(error)) from None
+        said = str(error)
+        raise ValueError(said if name in said else f"scheme {name} with these parameters: {said}") from None
     try:  # some parameters show only when something is drawn, and that shall not be after the first hour
         found((3, 2), fan_in=2, fan_out=3, rng=np.random.default_rng(0))
     except (TypeError, ValueError) as error:

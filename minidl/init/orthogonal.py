@@ -118,8 +118,8 @@ def identity_hadamard() -> Initializer:
     of them has rank n at most, however wide they are. The Hadamard matrix of size p = 2^⌈log₂ m⌉ (entries ±1,
     orthogonal) spreads the n inputs over all m units instead; its m × n corner has full rank n. A widening layer keeps
     lengths exactly where m is a power of 2, and else a column has length ``√(m/p)``, 0.71 to 1. Convolutions have the
-    matrix at their centre tap, every group its own. The last layer of a residual branch is to be zero:
-    ``{"*.branch.2.*": "zeros", ...}``.
+    matrix at their centre tap, every group its own. The last layer of a residual branch is to be zero, in the networks
+    here ``{"*.branch.conv2.weight": "zeros", "*": "identity_hadamard"}``: then every block starts as its shortcut.
 
     Raises:
         ValueError: when called, a shape without rows and columns.

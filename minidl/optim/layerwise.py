@@ -68,8 +68,9 @@ def layerwise_lr(
       layer by the same share ``lr`` of its weights. For SGD; Adam divides by the gradient's size anyway. A layer
       whose weights or gradients are all zero gets the geometric mean of the others' rates.
     * "sqrt_fan_in": ``lr √(n_l/n̄)`` with n the fan_in and n̄ its geometric mean over the layers.
-    * "geometric": ``lr factor^(L - l)``: the last layer has ``lr``, each below it ``factor`` times as much as the next.
-      Below 1 for a trained network that is tuned further; above 1 where gradients vanish on the way down.
+    * "geometric": ``lr factor^(L - l)``: the last layer has ``lr``, each below it ``factor`` times as much as the next;
+      layers without fans go with the weights before them. Below 1 for a trained network that is tuned further; above 1
+      where gradients vanish on the way down.
     * "mup": what goes with ``init.mup``. For Adam ``lr`` for the first layer and all vectors, and ``lr base_width/n_l``
       for all other weights. For SGD ``lr m_l/base_width`` for the first layer and the vectors (but those of the output
       layer: ``lr``), ``lr`` for hidden weights, ``lr base_width/n_l`` for those of the output layer. m is the fan_out.
@@ -178,7 +179,8 @@ def _sqrt_fan_in(layers: list[_Layer], settings: _Settings) -> list[dict[str, An
 
 
 def _geometric(layers: list[_Layer], settings: _Settings) -> list[dict[str, Any]]:
-    above = range(len(layers) - 1, -1, -1)
+    weighted = [layer.weight is not None for layer in layers]
+    above = [sum(weighted[i + 1 :]) for i in range(len(layers))]  # a normalization is no step of its own
     rates = [settings.lr * settings.factor**i for i in above]
     return _records(layers, rates, [{"layers_above": i} for i in above])
 
