@@ -104,8 +104,8 @@ def evenly(count: int, most: int) -> list[int]:
 
 
 def times(factor: float) -> str:
-    """A factor for people: ×0.707, ×16.4, ×1.2e+05."""
-    return f"×{factor:.3g}" if math.isfinite(factor) else "×∞"
+    """A factor for people: ×0.707, ×1.00, ×16.4, ×1.20e+05."""
+    return f"×{factor:#.3g}".rstrip(".")
 
 
 def heading(ax: Any, title: str, badge: str = "") -> None:
@@ -176,9 +176,9 @@ def _apart(heights: Sequence[float], sizes: Sequence[float]) -> list[float]:
 
 
 def _bottom(group: Sequence[int], heights: Sequence[float], sizes: Sequence[float]) -> float:
-    """Where the lowest of a pile begins, the pile lying around the mean of the heights that its members want."""
+    """Where a pile begins: around the mean of the heights that its members want, inside the axis if it fits."""
     whole = sum(sizes[i] for i in group)
-    return sum(heights[i] for i in group) / len(group) - whole / 2
+    return max(min(sum(heights[i] for i in group) / len(group) - whole / 2, 1.0 - whole), 0.0)
 
 
 def _top(group: Sequence[int], heights: Sequence[float], sizes: Sequence[float]) -> float:

@@ -86,11 +86,24 @@ class SignalLadder(Display):
             return ""
         worst = max(map(_level, lost.values()))
         key = next(key for key, amount in lost.items() if _level(amount) == worst)
-        factor = self.changes[key]
         what = {"rms": "", "signal": "std over inputs ", "gradient": "gradient "}[key]
-        end = ("fine", "slow", "explodes" if factor > 1 else "stalls")[worst]
-        amount = f"{lost[key]:.2g}" if math.isfinite(lost[key]) else "∞"
-        return f"{what}{times(factor)} / layer, L·|ln χ| = {amount}: {end}"
+        end = ("fine", "slow", "explodes" if self.changes[key] > 1 else "stalls")[worst]
+        if math.isinf(lost[key]):
+            return f"{what or 'rms '}{self._gone(key)}: {end}"
+        if depth == 1:
+            return ""  # of one layer there is no slope
+        return f"{what}{times(self.changes[key])} / layer, L·|ln χ| = {lost[key]:.2g}: {end}"
+
+    def _gone(self, key: str) -> str:
+        """``exactly 0 from layer 12 on``, in the direction in which that quantity travels."""
+        line = next(line for line, (change, _, _) in LINES.items() if change == key)
+        layers = list(enumerate(self.measured[line], start=1))
+        gone = [i for i, v in (layers[::-1] if key == "gradient" else layers) if not 0 < v < math.inf]
+        what = (
+            "exactly 0" if self.changes[key] == 0 or not gone or self.measured[line][gone[0] - 1] == 0 else "not finite"
+        )
+        where = f" from layer {gone[0]} {'down' if key == 'gradient' else 'on'}" if gone else ""
+        return f"{what}{where}"
 
     def _lost(self, key: str) -> float:
         """``L·|ln χ|``, the second moment's change over all layers."""
@@ -122,9 +135,12 @@ class SignalLadder(Display):
         """Where a line ends, and what is written there: its name and its factor per layer."""
         change, name, style = LINES[key]
         last = self.measured[key][-1]
-        factor = f"\n{times(self.changes[change])} / layer" if change in self.changes else ""
-        down = " down" if key == "delta_rms" and factor else ""
-        return (last if last >= low or last != last else low), f"{name}{factor}{down}", style[0]
+        said = ""
+        if change in self.changes and len(self.layers) > 1:
+            lost = math.isinf(self._lost(change))
+            down = " down" if key == "delta_rms" else ""
+            said = f"\n{self._gone(change)}" if lost else f"\n{times(self.changes[change])} / layer{down}"
+        return (last if last >= low or last != last else low), f"{name}{said}", style[0]
 
 
 def _number(value: float | None) -> float:

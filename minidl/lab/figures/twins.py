@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from minidl.lab.draw import ladder_axes, ladder_limits, ladder_line
-from minidl.lab.figures.base import SMALL, Display, heading, label_ends
+from minidl.lab.figures.base import SMALL, Display, heading, label_ends, times
 from minidl.lab.measure import change_per_layer
 
 __all__ = ["GradientTwins"]
@@ -92,4 +92,4 @@ def _span(values: Sequence[float]) -> float:
 
 def _named(name: str, values: Sequence[float]) -> str:
     factor = change_per_layer(list(values)[::-1])
-    return f"{name}\n×{factor:.3g} / layer down" if math.isfinite(factor) else f"{name}\nnot finite"
+    return f"{name}\n{times(factor)} / layer down" if math.isfinite(factor) else f"{name}\nnot finite"
