@@ -91,7 +91,7 @@ def _bars(ax: Any, values: Any, label: str, bins: int = 60) -> None:
 def _facts(ax: Any, passport: Any) -> None:
     """The table of the page, and the layer in words."""
     ax.set_axis_off()
-    text = textwrap.fill(passport.layer(), 54)
+    text = textwrap.fill(passport.layer(), 49)  # wider text would leave the paper
     ax.text(0, 1.08, text, transform=ax.transAxes, va="top", fontsize=SMALL, linespacing=1.4)
     top = 0.5
     heads = ("factor per layer", "rms", "std over\ninputs", "gradient")
