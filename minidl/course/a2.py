@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -236,11 +237,11 @@ def _gain(number: str, rng: np.random.Generator) -> Task:
 
 
 def _drawn_gain(rng: np.random.Generator) -> tuple[str, float, float, dict[str, float]]:
-    """Activation, q, gain and what the usual slips give: drawn again until each slip is far from the gain."""
+    """Activation, q, gain and what the usual slips give: drawn again until no two of these are within 3 %."""
     while True:
         phi, q = _activation(rng), round(float(rng.choice([rng.uniform(0.2, 0.6), rng.uniform(1.8, 4.0)])), 3)
         gain, slips = _true_gain(phi, q)
-        if all(abs(slip / gain - 1) > 0.05 for slip in slips.values()):
+        if all(large > 1.03 * small for small, large in pairwise(sorted([gain, *slips.values()]))):
             return phi, q, gain, slips
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 BAR = "may not be used in an assignment: NumPy and the standard library are enough"
@@ -27,6 +28,7 @@ def main() -> None:
     channel = os.dup(1)
     os.dup2(2, 1)  # what is printed must not reach the answers
     numpy = _load_numpy(request["numpy"])
+    sys.modules["_posixsubprocess"] = SimpleNamespace(fork_exec=None)  # type: ignore[assignment]  # imports of it work
     _limit(request["seconds"], request["megabytes"])
     sys.addaudithook(_door(request["numpy"]))
     name = request["name"]

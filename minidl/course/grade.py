@@ -71,7 +71,7 @@ def submission(path: Path, file: str, student: str | None = None) -> Submission:
         The submission. One that cannot be read has no text and says why: it gets 0 points and stops nobody's marking.
     """
     inside = path / file if path.is_dir() else path
-    name = student or (inside.resolve().parent.name if inside.name == file else inside.stem)
+    name = student or (inside.absolute().parent.name if inside.name == file else inside.stem)
     try:
         if inside.is_symlink():  # it could lead to somebody else's, or to the solution
             return Submission(name, "", f"{inside.name} is a link, not a file")

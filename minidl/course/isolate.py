@@ -127,7 +127,9 @@ def _run(request: bytes, limits: Limits) -> tuple[bytes, str, str]:
 
         clock = threading.Timer(limits.seconds, stop, [f"stopped after {limits.seconds:g} seconds: an endless loop?"])
         answers = _Reader(child.stdout, limits.answered, lambda: stop("stopped: its answers are far too large"))
-        prints = _Reader(child.stderr, limits.printed, lambda: stop(f"stopped: it printed {limits.printed} bytes"))
+        prints = _Reader(
+            child.stderr, limits.printed, lambda: stop(f"stopped: it printed more than {limits.printed} bytes")
+        )
         try:
             clock.start()
             assert child.stdin is not None

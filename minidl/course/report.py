@@ -22,6 +22,8 @@ def feedback(grade: Grade) -> str:
         if r.points < r.of:
             remarks.setdefault(r.says, []).append(r.function if r.says == UNWRITTEN else f"{r.function} ({r.check})")
     mend = [f"{', '.join(dict.fromkeys(where))}: {says}" for says, where in remarks.items()]
+    if len(remarks) == 1 and grade.points == 0:
+        mend = list(remarks)  # one reason for everything
     parts = [table(_by_task(grade)), f"{grade.points:g} of {grade.of} points"]
     parts += [textwrap.fill(each, 100, subsequent_indent="    ") for each in mend]
     parts += ["It printed:\n" + textwrap.indent(grade.printed, "    ")] if grade.printed else []
@@ -50,7 +52,7 @@ def _by_task(grade: Grade) -> list[dict[str, Any]]:
 def csv_text(grades: Sequence[Grade]) -> str:
     """One line per student, one column per check."""
     rows = [
-        {"student": g.student, "points": g.points, "of": g.of}
+        {"student": _cell(g.student), "points": g.points, "of": g.of}
         | {f"{r.number} {r.function} {r.check}": r.points for r in g.results}
         for g in grades
     ]
@@ -59,6 +61,11 @@ def csv_text(grades: Sequence[Grade]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def _cell(name: str) -> str:
+    """A name that a spreadsheet cannot take for a formula."""
+    return f"'{name}" if name[:1] in "=+-@" else name
 
 
 def gradescope(grade: Grade) -> dict[str, Any]:
