@@ -407,8 +407,8 @@ def test_krahenbuhl_takes_back_the_first_part_if_a_gradient_is_zero():
 def test_the_law_after_an_activation_has_the_moments_of_mean_field_theory(activation):
     law = Law.gaussian(0, 1.7).changed(meanfield.ACTIVATIONS[activation])
     theory = meanfield.gaussian_moments(activation, 1.7)
-    assert law.mean == pytest.approx(theory.mean, abs=1e-9)
-    assert law.square == pytest.approx(theory.square, abs=1e-9)
+    assert law.mean == pytest.approx(theory.mean, abs=2e-7)  # a kink costs the 24 001 points step²/12
+    assert law.square == pytest.approx(theory.square, abs=2e-7)
 
 
 @pytest.mark.host("pure functions of numbers")
@@ -495,9 +495,7 @@ def test_autoinit_follows_the_signal_through(kind):
     assert (h**2).mean() == pytest.approx(1, abs=0.2)
 
 
-@pytest.mark.parametrize(
-    ("name", "options"), [n for n in NETWORKS if n[0] != "googlenet"], ids=[i for i in IDS if "googlenet" not in i]
-)
+@pytest.mark.parametrize(("name", "options"), NETWORKS, ids=IDS)
 def test_autoinit_keeps_every_layer_of_the_networks_within_a_factor(name, options):
     model, x = built(name, options, scheme=init.normal(std=1.0))
     report = init.autoinit(model, x.shape[1:])
@@ -525,9 +523,6 @@ def test_autoinit_names_a_layer_it_cannot_follow_and_changes_nothing():
     before = weights(model)
     with pytest.raises(ValueError, match=r"autoinit: 1 is a Own, .*init.lsuv"):
         init.autoinit(model, (5,))
-    net, _ = built("googlenet")
-    with pytest.raises(ValueError, match="the model is a GoogLeNet"):
-        init.autoinit(net, IMAGES["googlenet"])
     assert same(before, model)
 
 

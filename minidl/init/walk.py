@@ -11,18 +11,22 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from minidl.backend import to_host
 from minidl.init.model_level import effective_weight
 from minidl.meanfield import ACTIVATIONS, gaussian_moments, half_difference
+from minidl.meanfield.gaussian import Values, evaluate
 from minidl.meanfield.law import Law
 from minidl.tensor import no_grad
 
-__all__ = ["Call", "Signal", "Walk", "trace"]
+__all__ = ["Back", "Call", "Signal", "Walk", "trace"]
+
+#: ``E δ²`` of an output, one number or one for each place -> that of the input
+Back: TypeAlias = Callable[[Any], Any]
 
 NOISE = 5.0  # standard errors: a mean of weights that is smaller is taken for 0
 
@@ -40,8 +44,9 @@ class Call:
     @property
     def kind(self) -> str:
         """The class of ours whose ``forward`` this module has, or the name of a class of the user's."""
-        owner = next(k for k in type(self.module).__mro__ if "forward" in vars(k))
-        return owner.__name__ if owner.__module__.startswith("minidl.") else type(self.module).__name__
+        own: Any = type(self.module)
+        ours = (k for k in own.__mro__ if k.__module__.startswith("minidl.") and k.forward is own.forward)
+        return str(next(ours, own).__name__)
 
 
 def trace(model: Any, x: Any) -> Call:
@@ -81,7 +86,9 @@ class Signal:
         neighbours: correlation of neighbouring places before the last activation.
         luck: variance of ln E x² over draws of the weights, as it is handed on.
         own: the same, of this layer's few units alone.
-        delta: ``E δ²``, set on the way back.
+        slopes: gives φ'² of the activation that it came out of, for each value of the law; None for other layers.
+        profile: of an image, E x² at each place (H, W) over that of all; None: everywhere the same.
+        delta: ``E δ²``, one number or one for each place; set on the way back.
     """
 
     law: Law
@@ -92,7 +99,9 @@ class Signal:
     own: float = 0.0
     mean: float = math.nan
     square: float = math.nan
-    delta: float = 0.0
+    profile: Values | None = None
+    slopes: Callable[[], Values] | None = None
+    delta: Any = 0.0
 
     def __post_init__(self) -> None:
         self.mean = self.law.mean if math.isnan(self.mean) else self.mean
@@ -127,11 +136,12 @@ class Walk:
         method: who walks, for messages.
         otherwise: what to do where it cannot go on, for messages.
         inputs: how many inputs a batch has; 0 if nothing is known of them.
+        trained: follow what layers do in training, whatever their mode.
     """
 
-    def __init__(self, method: str, otherwise: str, inputs: int = 0) -> None:
-        self.method, self.otherwise, self.inputs = method, otherwise, inputs
-        self.steps: list[tuple[Signal, list[tuple[Signal, float]]]] = []
+    def __init__(self, method: str, otherwise: str, inputs: int = 0, trained: bool = False) -> None:
+        self.method, self.otherwise, self.inputs, self.trained = method, otherwise, inputs, trained
+        self.steps: list[tuple[Signal, list[tuple[Signal, Back]]]] = []
 
     # ---- up
 
@@ -173,24 +183,25 @@ class Walk:
             f"{self.otherwise}"
         )
 
-    def step(self, call: Call, before: Signal, after: Signal, factor: float) -> Signal:
-        """Note that ``after`` came of ``before``, and that ``E δ²`` is multiplied by ``factor`` on the way back."""
-        self.steps.append((after, [(before, factor)]))
+    def step(self, call: Call, before: Signal, after: Signal, back: Back) -> Signal:
+        """Note that ``after`` came of ``before``, and what becomes of ``E δ²`` on the way back."""
+        self.steps.append((after, [(before, back)]))
         return after
 
-    def weighted(self, call: Call, signal: Signal) -> tuple[Signal, float]:
+    def weighted(self, call: Call, signal: Signal) -> tuple[Signal, Back]:
         """``z = Σ w h + b``: Gaussian, with variance ``n E w² Var h + n Var w (E h)² + Var b``."""
         module = call.module
         square, mean = weight_moments(effective_weight(module))
         shift, spread = (0.0, 0.0) if module.bias is None else _bias_moments(module.bias.data)
-        n = module.fans[0] * inside_share(call)
-        variance = n * square * signal.variance + n * (square - mean**2) * signal.mean**2 + spread
-        half = {kind: n * square * value for kind, value in _strided(call, signal.half).items()}
-        after = Signal.normal(n * mean * signal.mean + shift, variance, half)
+        gain, profile, back = through_weight(call, signal, square)
+        drift = mean**2 / square if square else 0.0
+        variance = gain * (signal.variance + (1 - drift) * signal.mean**2) + spread
+        half = {kind: gain * value for kind, value in _strided(call, signal.half).items()}
+        after = Signal.normal(module.fans[0] * mean * signal.mean + shift, variance, half, profile=profile)
         handed_on = 1 - (spread + shift**2) / after.square if after.square else 0.0
         after.luck = handed_on**2 * signal.luck
         after.own = 2 * self.shared(after) / call.output.shape[1]
-        return after, n * square * _per_input(call)
+        return after, back
 
     def shared(self, signal: Signal) -> float:
         """Mean ρ² of two elements of one unit over the whole batch: what averaging over inputs leaves of its luck."""
@@ -204,10 +215,10 @@ class Walk:
     def back(self, outputs: list[tuple[Signal, float]]) -> None:
         """Set ``delta`` of every signal from those of the outputs."""
         for signal, delta in outputs:
-            signal.delta += delta
+            signal.delta = signal.delta + delta
         for after, sources in reversed(self.steps):
-            for before, factor in sources:
-                before.delta += factor * after.delta
+            for before, back in sources:
+                before.delta = before.delta + back(after.delta)
 
 
 def weight_moments(weight: Any) -> tuple[float, float]:
@@ -223,68 +234,107 @@ def _bias_moments(bias: Any) -> tuple[float, float]:
     return mean, square - mean**2
 
 
-def inside_share(call: Call) -> float:
-    """Which part of a convolution's kernel lies inside the image, on average; the rest meets zeros."""
-    module = call.module
-    if not hasattr(module, "padding_mode") or module.padding_mode == "circular":
-        return 1.0
-    share = 1.0
-    for axis, (size, out) in enumerate(zip(call.input.shape[2:], call.output.shape[2:], strict=True)):
-        starts = np.arange(out) * module.stride[axis] - module.padding[axis]
-        taps = starts[:, None] + np.arange(module.kernel_size[axis]) * module.dilation[axis]
-        share *= float(((taps >= 0) & (taps < size)).mean())
-    return share
+def through_weight(call: Call, signal: Signal, square: float) -> tuple[float, Values | None, Back]:
+    """What a weighted layer with ``E w² = square`` multiplies E x² by, the new profile, and the way back.
+
+    Zero padding: at the border of an image fewer terms are summed, on the way up and on the way back.
+    """
+    if len(call.output.shape) != 4:
+        inputs, outputs = call.input.shape[-1], call.output.shape[-1]
+        return inputs * square, None, lambda delta: outputs * square * np.mean(delta)
+    layer = getattr(getattr(call.module, "_apply_weight", None), "__self__", call.module)  # inside weight normalization
+    rows, columns = (_taps(layer, call, axis) for axis in (0, 1))
+    groups, (first, second) = layer.groups, layer.weight.shape[:2]
+    if hasattr(layer, "output_padding"):
+        inputs, outputs = first // groups, second
+    else:
+        inputs, outputs = second, first // groups
+    summed = inputs * square * (rows @ _over_places(signal.profile, call.input, 1.0) @ columns.T)
+    gain = float(summed.mean())
+    return (
+        gain,
+        summed / gain if gain else None,
+        lambda delta: outputs * square * (rows.T @ _over_places(delta, call.output) @ columns),
+    )
 
 
-def _per_input(call: Call) -> float:
-    """Outputs per input of a layer: it turns the number of terms of an output into that of a gradient."""
-    return math.prod(call.output.shape[1:]) / math.prod(call.input.shape[1:])
+def _over_places(value: Any, image: Any, default: float = 0.0) -> Values:
+    """One number as the same at every place of an image (N, C, H, W)."""
+    return np.broadcast_to(np.asarray(default if value is None else value, np.float64), image.shape[2:])
+
+
+def _taps(layer: Any, call: Call, axis: int) -> Values:
+    """How often each place of the input counts for each place of the output, along one axis: (outputs, inputs)."""
+    size, out = call.input.shape[2 + axis], call.output.shape[2 + axis]
+    if hasattr(layer, "output_padding"):  # transposed: the roles are exchanged
+        size, out = out, size
+    kernel, padding = _on(layer.kernel_size, axis), _on(layer.padding, axis)
+    stride, dilation = _on(layer.stride or layer.kernel_size, axis), _on(getattr(layer, "dilation", 1), axis)
+    at = np.arange(out)[:, None] * stride - padding + np.arange(kernel) * dilation
+    if getattr(layer, "padding_mode", "zeros") == "circular":
+        at %= size
+    counts = np.zeros((out, size))
+    inside = (at >= 0) & (at < size)
+    np.add.at(counts, (np.nonzero(inside)[0], at[inside]), 1.0)
+    return counts.T if hasattr(layer, "output_padding") else counts
+
+
+def _on(pair: Any, axis: int) -> int:
+    """``3`` and ``(3, 3)`` along one axis."""
+    return int(pair if isinstance(pair, int | np.integer) else pair[axis])
+
+
+def _times(factor: float) -> Back:
+    return lambda delta: factor * delta
 
 
 def _strided(call: Call, half: Mapping[str, float]) -> dict[str, float]:
     """With stride 2, what was two places apart is one place apart."""
-    stride = getattr(call.module, "stride", None) or getattr(call.module, "kernel_size", 1)
-    first = stride if isinstance(stride, int | np.integer) else stride[0]
-    if len(call.output.shape) != 4 or first < 2 or call.output.shape[2] > call.input.shape[2]:
+    if len(call.output.shape) != 4 or call.output.shape[2] > 0.75 * call.input.shape[2]:
         return dict(half)
-    step = 2 ** round(math.log2(first))
+    step = 2 ** round(math.log2(call.input.shape[2] / call.output.shape[2]))
     near = {int(kind[4:]): value for kind, value in half.items() if kind.startswith("near")}
     rest = {kind: value for kind, value in half.items() if not kind.startswith("near")}
     return rest | {f"near{d // step}": value for d, value in near.items() if d >= step}
 
 
-# ------------------------------------------------------------------------------------------- what each kind of layer does
+# --------------------------------------------------------------------------------------- what each kind of layer does
 
 
-def _activation(walk: Walk, call: Call, signal: Signal) -> tuple[Signal, float]:
+def _activation(walk: Walk, call: Call, signal: Signal) -> tuple[Signal, Back]:
     """Elementwise; from a Gaussian by the exact averages, from any other law by its values."""
     module = call.module
     if call.kind == "CReLU":
         return _crelu(walk, call, signal)
-    mean, variance = signal.mean, signal.variance
-    name, params = module.function.__name__, dict(module.options)
-    f: Any = name if name in ACTIVATIONS else functools.partial(module.function, **params)
-    if mean:  # the same function, seen from the mean
-        f = functools.partial(_shifted, functools.partial(module.function, **params), mean)
-    params = params if isinstance(f, str) else {}
-    moments = gaussian_moments(f, variance, **params)
-    law = signal.law.changed(functools.partial(module.function, **dict(module.options)))
-    spread = moments.variance
-    after = Signal(law, gaussian=name == "identity" and signal.gaussian)
+    phi = functools.partial(module.function, **module.options)
+    f, params = _seen_from(module, signal.mean)
+    moments = gaussian_moments(f, signal.variance, **params)
+    after = Signal(signal.law.changed(lambda x: evaluate(phi, x)), gaussian=signal.gaussian and call.kind == "Identity")
     if signal.gaussian:
         after.mean, after.square = moments.mean, moments.square
-    scale = after.variance / spread if spread and not signal.gaussian else 1.0
-    after.half = {kind: scale * half_difference(f, variance, signal.apart(kind), **params) for kind in signal.half}
+    scale = after.variance / moments.variance if moments.variance > 0 else 0.0  # 1 from a Gaussian
+    after.half = {
+        kind: scale * half_difference(f, signal.variance, signal.apart(kind), **params) for kind in signal.half
+    }
     after.neighbours = 1 - signal.apart("near1")
-    values = functools.partial(module.function, **dict(module.options))
-    after.luck = _elasticity(values, signal, after) ** 2 * signal.luck
-    after.luck += (
-        (law.average(lambda h: h**4) / after.square**2 - 1) * walk.shared(signal) / call.output.shape[1]
-        if after.square
-        else 0.0
-    )
-    slope = moments.slope_square if signal.gaussian else _slope_square(values, signal.law)
-    return after, slope
+    elasticity = _elasticity(phi, signal, after)
+    if after.square:
+        fourth = after.law.average(lambda h: h**4) / after.square**2
+        after.luck = elasticity**2 * signal.luck + (fourth - 1) * walk.shared(signal) / call.output.shape[1]
+    if signal.profile is not None:
+        profile = signal.profile**elasticity
+        after.profile = profile / profile.mean()
+    after.slopes = functools.partial(_slopes, phi, signal.law)
+    return after, _times(moments.slope_square if signal.gaussian else float(signal.law.chances @ after.slopes()))
+
+
+def _seen_from(module: Any, mean: float) -> tuple[Any, dict[str, Any]]:
+    """The activation as a function of the distance from the mean, for ``meanfield``: by name if the mean is 0."""
+    name = getattr(module.function, "__name__", "")
+    if mean == 0 and ACTIVATIONS.get(name) is module.function:
+        return name, dict(module.options)
+    phi = functools.partial(module.function, **module.options)
+    return functools.partial(_shifted, phi, mean), {}
 
 
 def _shifted(f: Callable[[Any], Any], mean: float, z: Any) -> Any:
@@ -296,41 +346,42 @@ def _elasticity(f: Callable[[Any], Any], before: Signal, after: Signal) -> float
     if not (after.square and before.variance):
         return 0.0
     xi = (before.law.values - before.mean) / math.sqrt(before.variance)
-    return float(before.law.chances @ (np.asarray(f(before.law.values)) ** 2 * (xi**2 - 1))) / (2 * after.square)
+    return float(before.law.chances @ (evaluate(f, before.law.values) ** 2 * (xi**2 - 1))) / (2 * after.square)
 
 
-def _slope_square(f: Callable[[Any], Any], law: Law) -> float:
-    """``E f'(x)²`` by difference quotients."""
-    step = 1e-5 * (math.sqrt(law.square) or 1.0)
-    return law.average(lambda x: ((f(x + step) - f(x - step)) / (2 * step)) ** 2)
+def _slopes(f: Callable[[Any], Any], law: Law) -> Values:
+    """``f'(x)²`` by difference quotients."""
+    step, x = 1e-5 * (math.sqrt(law.square) or 1.0), law.values
+    result: Values = ((evaluate(f, x + step) - evaluate(f, x - step)) / (2 * step)) ** 2
+    return result
 
 
-def _crelu(walk: Walk, call: Call, signal: Signal) -> tuple[Signal, float]:
+def _crelu(walk: Walk, call: Call, signal: Signal) -> tuple[Signal, Back]:
     """Half of the channels hold relu(x), half relu(-x)."""
     up, down = signal.law.changed(lambda x: np.maximum(x, 0.0)), signal.law.changed(lambda x: np.maximum(-x, 0.0))
-    law = Law.mixture([up, down], [1, 1])
     half = {kind: half_difference("relu", signal.variance, signal.apart(kind)) for kind in signal.half}
-    return Signal(law, half, neighbours=1 - signal.apart("near1"), luck=signal.luck), 1.0
+    after = Signal(Law.mixture([up, down], [1, 1]), half, neighbours=1 - signal.apart("near1"))
+    after.luck, after.profile = signal.luck, signal.profile
+    return after, _times(1.0)
 
 
-def _batch_norm(walk: Walk, call: Call, signal: Signal) -> tuple[Signal, float]:
+def _batch_norm(walk: Walk, call: Call, signal: Signal) -> tuple[Signal, Back]:
     """``γ (x - mean)/√(var + ε) + β``, over channels a mixture; of the batch in training, else by running averages."""
     module = call.module
     ones = np.ones(module.num_features)
     gamma = ones if module.weight is None else to_host(module.weight.data).astype(np.float64)
     beta = 0 * ones if module.bias is None else to_host(module.bias.data).astype(np.float64)
-    if not module.training:
+    if not (module.training or walk.trained):
         scale = gamma / np.sqrt(to_host(module.running_var).astype(np.float64) + module.eps)
-        return _per_channel(signal, scale, beta - scale * to_host(module.running_mean).astype(np.float64))
+        after, square = _per_channel(signal, scale, beta - scale * to_host(module.running_mean).astype(np.float64))
+        return after, _times(square)
     variance = _batch_variance(walk, signal)
     if variance == 0:
         raise ValueError(f"{walk.method}: {call.path} normalizes a signal that is constant")
-    scale = gamma / math.sqrt(variance + module.eps)
-    centred = Signal.normal(0.0, variance, signal.half) if signal.gaussian else _moved(signal, variance)
-    after, factor = _per_channel(centred, scale, beta)
+    after, square = _per_channel(_centred(signal, variance), gamma / math.sqrt(variance + module.eps), beta)
     after.luck = 0.0
     elements = walk.inputs * math.prod(call.output.shape[2:])
-    return after, factor * (1 - 2 / elements if elements > 2 else 1.0)
+    return after, _times(square * (1 - 2 / elements if elements > 2 else 1.0))  # mean and scale of a gradient are lost
 
 
 def _batch_variance(walk: Walk, signal: Signal) -> float:
@@ -342,14 +393,16 @@ def _batch_variance(walk: Walk, signal: Signal) -> float:
     return signal.variance if pair is None or not walk.inputs else pair * (1 - 1 / walk.inputs)
 
 
-def _moved(signal: Signal, variance: float) -> Signal:
+def _centred(signal: Signal, variance: float) -> Signal:
     """Mean 0 and another variance, the law else as it is."""
     stretch = math.sqrt(variance / signal.variance) if signal.variance else 0.0
-    return Signal(signal.law.changed(lambda x: stretch * (x - signal.mean)), signal.half, neighbours=signal.neighbours)
+    law = signal.law.changed(lambda x: stretch * (x - signal.mean))
+    more = {"gaussian": signal.gaussian, "neighbours": signal.neighbours, "profile": signal.profile}
+    return Signal(law, signal.half, mean=0.0, square=variance, **more)  # type: ignore[arg-type]
 
 
-def _per_channel(signal: Signal, scale: Any, shift: Any) -> tuple[Signal, float]:
-    """``scale x + shift`` with a scale and a shift for each channel."""
+def _per_channel(signal: Signal, scale: Values, shift: Values) -> tuple[Signal, float]:
+    """``scale x + shift`` with a scale and a shift for each channel; and the mean square of the scale."""
     square = float((scale**2).mean())
     half = {kind: square * value for kind, value in signal.half.items()}
     mean = float((scale * signal.mean + shift).mean())
@@ -358,78 +411,87 @@ def _per_channel(signal: Signal, scale: Any, shift: Any) -> tuple[Signal, float]
         after = Signal.normal(mean, variance, half)
     else:
         after = Signal(signal.law.changed(lambda x: scale[0] * x + shift[0]), half)
-    after.neighbours, after.luck = signal.neighbours, signal.luck
+    after.neighbours, after.luck, after.profile = signal.neighbours, signal.luck, signal.profile
     return after, square
 
 
-def _max_pool(walk: Walk, call: Call, signal: Signal) -> tuple[Signal, float]:
-    """The largest of a window; pairs keep their correlation."""
-    count = _window(call)
-    return _pooled(call, signal, signal.law.largest_of(count, max(signal.neighbours, 1 - signal.apart("near1"))))
+def _max_pool(walk: Walk, call: Call, signal: Signal) -> tuple[Signal, Back]:
+    """The largest of a window; pairs keep their correlation.
+
+    The gradient goes to the largest alone, and the slope there is not the average: a ReLU is on where it is largest.
+    """
+    alike = max(signal.neighbours, 1 - signal.apart("near1"))
+    largest, bias = signal.law.largest_of(_window(call), alike), 1.0
+    if signal.slopes is not None:
+        slopes = signal.slopes()
+        order = np.argsort(signal.law.values, kind="stable")  # that of ``largest``
+        average = signal.law.chances @ slopes
+        bias = float(largest.chances @ slopes[order] / average) if average else 1.0
+    return _pooled(call, signal, largest, bias)
 
 
-def _avg_pool(walk: Walk, call: Call, signal: Signal) -> tuple[Signal, float]:
-    count = _window(call)
-    after, factor = _pooled(call, signal, signal.law.averaged(count, 1 - signal.apart("near1")))
-    return after, factor / count
+def _avg_pool(walk: Walk, call: Call, signal: Signal) -> tuple[Signal, Back]:
+    """The mean of a window."""
+    return _pooled(call, signal, signal.law.averaged(_window(call), 1 - signal.apart("near1")), 1 / _window(call))
 
 
-def _pooled(call: Call, signal: Signal, law: Law) -> tuple[Signal, float]:
-    after = Signal(law, luck=signal.luck)
-    after.half = {kind: after.variance * signal.apart(kind) for kind in signal.half}
-    after.half = _strided(call, after.half)
+def _pooled(call: Call, signal: Signal, law: Law, share: float) -> tuple[Signal, Back]:
+    """``share``: which part of the second moment of a gradient a window sends on to its places, together."""
+    rows, columns = (_taps(call.module, call, axis) for axis in (0, 1))
+    summed = rows @ _over_places(signal.profile, call.input, 1.0) @ columns.T
+    after = Signal(law, luck=signal.luck, profile=summed / summed.mean())
+    after.half = _strided(call, {kind: after.variance * signal.apart(kind) for kind in signal.half})
     after.neighbours = 1 - after.apart("near1")
-    return after, _per_input(call)
+    each = share / _window(call)
+    return after, lambda delta: each * (rows.T @ _over_places(delta, call.output) @ columns)
 
 
 def _window(call: Call) -> int:
-    size = call.module.kernel_size
-    return int(size) ** 2 if isinstance(size, int | np.integer) else math.prod(size)
+    return _on(call.module.kernel_size, 0) * _on(call.module.kernel_size, 1)
 
 
-def _global_pool(walk: Walk, call: Call, signal: Signal) -> tuple[Signal, float]:
-    """The mean over all places: what is left are the differences between images."""
+def _global_pool(walk: Walk, call: Call, signal: Signal) -> tuple[Signal, Back]:
+    """The mean over all places. How far the means of two images are apart is not known well enough to go on with."""
     count = math.prod(call.input.shape[2:])
-    places, across = signal.half_of("places"), signal.half_of("across")
-    if places is None or across is None:
-        return Signal(signal.law.averaged(count), luck=signal.luck), 1 / count**2
-    after = Signal(Law.gaussian(signal.mean, max(signal.variance - places, 0.0)), luck=signal.luck)
-    after.half = {"pair": max(across - places, 0.0)}
-    return after, 1 / count**2
+    places = signal.half_of("places")
+    left = signal.variance / count if places is None else max(signal.variance - places, 0.0)
+    return Signal(Law.gaussian(signal.mean, left), luck=signal.luck), lambda delta: np.mean(delta) / count**2
 
 
-def _flatten(walk: Walk, call: Call, signal: Signal) -> tuple[Signal, float]:
+def _flatten(walk: Walk, call: Call, signal: Signal) -> tuple[Signal, Back]:
     """Every place becomes a unit of its own."""
-    if len(call.input.shape) < 3:
-        return _same(walk, call, signal)
-    half = {kind: value for kind, value in signal.half.items() if kind.startswith("pair")}
-    kept = {"mean": signal.mean, "square": signal.square, "gaussian": signal.gaussian}
-    return Signal(signal.law, half, luck=signal.luck, **kept), 1.0
+    after, back = _same(walk, call, signal)
+    if len(call.input.shape) > 2:
+        after.half = {kind: value for kind, value in signal.half.items() if kind.startswith("pair")}
+        after.profile = None
+    return after, back
 
 
-def _same(walk: Walk, call: Call, signal: Signal) -> tuple[Signal, float]:
-    kept = {"mean": signal.mean, "square": signal.square, "gaussian": signal.gaussian}
-    return Signal(signal.law, dict(signal.half), luck=signal.luck, neighbours=signal.neighbours, **kept), 1.0
+def _same(walk: Walk, call: Call, signal: Signal) -> tuple[Signal, Back]:
+    """A copy."""
+    return replace(signal, half=dict(signal.half), own=0.0, delta=0.0), _times(1.0)
 
 
-def _dropout(walk: Walk, call: Call, signal: Signal) -> tuple[Signal, float]:
+def _dropout(walk: Walk, call: Call, signal: Signal) -> tuple[Signal, Back]:
     """With probability p it is 0, else x/(1 - p)."""
     p = call.module.p
-    if not call.module.training or p == 0:
+    if not (call.module.training or walk.trained) or p == 0:
         return _same(walk, call, signal)
     values = np.append(signal.law.values / (1 - p), 0.0)
     law = Law(values, np.append((1 - p) * signal.law.chances, p))
     more = signal.square * p / (1 - p)  # masks of two elements are independent
     half = {kind: value + more for kind, value in signal.half.items()}
-    after = Signal(law, half, mean=signal.mean, square=signal.square + more, luck=signal.luck)
-    return after, 1 / (1 - p)
+    after = Signal(law, half, mean=signal.mean, square=signal.square + more, luck=signal.luck, profile=signal.profile)
+    return after, _times(1 / (1 - p))
 
 
-def _scale(walk: Walk, call: Call, signal: Signal) -> tuple[Signal, float]:
+def _scale(walk: Walk, call: Call, signal: Signal) -> tuple[Signal, Back]:
+    """One number for all channels."""
     module = call.module
     scale = to_host(module.scale.data).astype(np.float64)
     shift = 0 * scale if module.bias is None else to_host(module.bias.data).astype(np.float64)
-    return _per_channel(signal, scale, shift)
+    after, square = _per_channel(signal, scale, shift)
+    return after, _times(square)
 
 
 def _residual(walk: Walk, call: Call, signal: Signal) -> Signal:
@@ -439,7 +501,7 @@ def _residual(walk: Walk, call: Call, signal: Signal) -> Signal:
     added = walk.through(calls[id(module.branch)], signal)
     kept = signal if module.shortcut is None else walk.through(calls[id(module.shortcut)], signal)
     total = _sum(added, kept)
-    walk.steps.append((total, [(added, 1.0), (kept, 1.0)]))
+    walk.steps.append((total, [(added, _times(1.0)), (kept, _times(1.0))]))
     return total if module.activation is None else walk.through(calls[id(module.activation)], total)
 
 
@@ -449,39 +511,46 @@ def _sum(a: Signal, b: Signal) -> Signal:
     total = Signal.normal(mean, variance, half)
     if not (a.gaussian and b.gaussian):
         total = Signal(a.law.plus(b.law), half, mean=mean, square=variance + mean**2)
-    if total.square:
-        total.luck = ((a.square * math.sqrt(a.luck) + b.square * math.sqrt(b.luck)) / (a.square + b.square)) ** 2
+    _mix(total, [a, b], [a.square, b.square])
     return total
 
 
 def _concat(walk: Walk, call: Call, signal: Signal) -> Signal:
     """A mixture: each branch counts with its share of the channels."""
     parts: list[Signal] = [walk.through(inner, signal) for inner in call.inside]
-    channels = [inner.output.shape[1] for inner in call.inside]
-    shares = [c / sum(channels) for c in channels]
+    shares = [inner.output.shape[1] / call.output.shape[1] for inner in call.inside]
 
-    def mixed(value: Callable[[Signal], float]) -> float:
-        return sum(share * value(part) for share, part in zip(shares, parts, strict=True))
+    def mixed(values: list[float]) -> float:
+        return sum(share * value for share, value in zip(shares, values, strict=True))
 
-    kinds = set.intersection(*(set(part.half) for part in parts))
-    after = Signal(
-        Law.mixture([part.law for part in parts], channels),
-        {kind: mixed(lambda part, kind=kind: part.half[kind]) for kind in parts[0].half if kind in kinds},
-        neighbours=mixed(lambda part: part.neighbours),
-        mean=mixed(lambda part: part.mean),
-        square=mixed(lambda part: part.square),
-        luck=mixed(lambda part: math.sqrt(part.luck)) ** 2,
-    )
-    walk.steps.append((after, [(part, 1.0) for part in parts]))
+    common = [kind for kind in parts[0].half if all(kind in part.half for part in parts)]
+    half = {kind: mixed([part.half[kind] for part in parts]) for kind in common}
+    after = Signal(Law.mixture([part.law for part in parts], shares), half)
+    after.mean, after.square = mixed([part.mean for part in parts]), mixed([part.square for part in parts])
+    _mix(after, parts, [share * part.square for share, part in zip(shares, parts, strict=True)])
+    walk.steps.append((after, [(part, _times(1.0)) for part in parts]))
     return after
+
+
+def _mix(after: Signal, parts: list[Signal], squares: list[float]) -> None:
+    """What each part hands on in proportion to its second moment; luck as if it were all the same."""
+    whole = sum(squares)
+    if not whole:
+        return
+    shares = [square / whole for square in squares]
+    after.luck = sum(share * math.sqrt(part.luck) for share, part in zip(shares, parts, strict=True)) ** 2
+    after.neighbours = sum(share * part.neighbours for share, part in zip(shares, parts, strict=True))
+    if any(part.profile is not None for part in parts):
+        profiles = [1.0 if part.profile is None else part.profile for part in parts]
+        after.profile = sum(share * profile for share, profile in zip(shares, profiles, strict=True))  # type: ignore
 
 
 def _sequential(walk: Walk, call: Call, signal: Signal) -> Any:
     return walk.along(call, signal)
 
 
-#: What a layer does: ``(walk, call, signal) -> (signal, factor of E δ²)``, by class name.
-LAYERS: dict[str, Callable[[Walk, Call, Signal], tuple[Signal, float]]] = {
+#: What a layer does: ``(walk, call, signal) -> (signal, way back)``, by class name.
+LAYERS: dict[str, Callable[[Walk, Call, Signal], tuple[Signal, Back]]] = {
     "MaxPool2d": _max_pool,
     "AvgPool2d": _avg_pool,
     "GlobalAvgPool2d": _global_pool,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from minidl.backend import to_host
 from minidl.init.model_level import effective_weight
-from minidl.init.walk import Call, Signal, Walk, trace, weight_moments
+from minidl.init.walk import Back, Call, Signal, Walk, trace, weight_moments
 from minidl.lab.measure import SATURATED
 from minidl.lab.untouched import left_as_it_was, path_of, placed
 from minidl.meanfield import ACTIVATIONS, dead_fraction, depth_scales, gaussian_mean, initial_loss
@@ -34,6 +34,12 @@ QUANTILE = 1.6448536269514722  # of the normal law: 5 % lie above
 ENOUGH = 256  # inputs for correlations
 ALIKE = 0.1  # where the correlations of pairs of inputs spread by more, they are followed in three groups
 EQUAL = 1.05  # largest σ over smallest, of layers that count as drawn with one
+#: What is approximate about a layer, by its kind.
+NOTES = {
+    "MaxPool2d": "maximum of a window: any two places as if equally correlated; windows that overlap as if "
+    "their gradients were independent",
+    "GlobalAvgPool2d": "mean over places: how it differs between images is not predicted",
+}
 REST = "take lab.probe, which measures"
 
 
@@ -140,6 +146,8 @@ def _described(x: Values) -> Signal:
     if len(x) > 1:
         signal.half = dict(_pairs(x[:ENOUGH], signal.square))
     if x.ndim == 4:
+        profile = (x * x).mean(axis=(0, 1))
+        signal.profile = profile / profile.mean() if profile.any() else None
         signal.half |= dict(_places(x))
         signal.neighbours = 1 - signal.apart("near1")
     return signal
@@ -178,44 +186,48 @@ class _Recorder(Walk):
         self.notes: list[str] = []
         self.behind: dict[int, dict[str, Any]] = {}  # id of a signal -> the weighted layer that it came from
 
-    def step(self, call: Call, before: Signal, after: Signal, factor: float) -> Signal:
+    def step(self, call: Call, before: Signal, after: Signal, back: Back) -> Signal:
         """Note the step, and write the record of its layer."""
-        super().step(call, before, after, factor)
-        record = {"layer": path_of(call.path, call.module), "kind": type(call.module).__name__}
+        super().step(call, before, after, back)
+        record: dict[str, Any] = {"layer": path_of(call.path, call.module), "kind": type(call.module).__name__}
         record |= {"shape": tuple(call.output.shape[1:])} | _moments(after, before, self.inputs)
         record |= {"dead": _dead(call, before, self.inputs), "saturated": _saturated(call, before)}
         record |= {"chi": None, "sigma_w": None, "sigma_b": None, "width": None}
         self.seen.append((record, after))
-        self._follow_chi(call, before, after, factor, record)
+        self._follow_chi(call, before, after, back, record)
         self._note(call, before)
         return after
 
-    def _follow_chi(self, call: Call, before: Signal, after: Signal, factor: float, record: dict[str, Any]) -> None:
-        """Multiply the χ of the last weighted layer by the slopes of what stands between it and the next."""
-        if getattr(call.module, "fans", None) is not None:
-            square, _ = weight_moments(effective_weight(call.module))
-            record["chi"] = call.module.fans[0] * square
+    def _follow_chi(self, call: Call, before: Signal, after: Signal, back: Back, record: dict[str, Any]) -> None:
+        """Multiply the χ of the last weighted layer by the slopes of what stands between it and the next.
+
+        It counts where an activation follows, or the next weighted layer itself: not at the end of a residual branch.
+        """
+        module, last = call.module, self.behind.get(id(before))
+        if getattr(module, "fans", None) is not None:
+            if last is not None:
+                last["_counts"] = True
+            bias = module.bias
+            record["chi"] = module.fans[0] * weight_moments(effective_weight(module))[0]
             record["sigma_w"], record["width"] = math.sqrt(record["chi"]), call.output.shape[1]
-            bias = call.module.bias
             record["sigma_b"] = 0.0 if bias is None else math.sqrt(weight_moments(bias.data)[0])
-            record["_first"] = id(before) not in self.behind
+            record |= {"_first": not self.weights, "_counts": False}
             self.weights.append(record)
             self.behind[id(after)] = record
-        elif id(before) in self.behind:
-            self.behind[id(after)] = self.behind[id(before)]
-            if hasattr(call.module, "function"):
-                self.functions.append((call.module.function.__name__, tuple(sorted(call.module.options.items()))))
-            if hasattr(call.module, "function") or "BatchNorm" in call.kind or call.kind == "Scale":
-                self.behind[id(before)]["chi"] *= factor
+        elif last is not None:
+            self.behind[id(after)] = last
+            if hasattr(module, "function"):
+                last["_counts"] = True
+                self.functions.append((module.function.__name__, tuple(sorted(module.options.items()))))
+            if hasattr(module, "function") or call.kind in ("BatchNorm1d", "BatchNorm2d", "Scale"):
+                last["chi"] *= float(back(1.0))
 
     def _note(self, call: Call, before: Signal) -> None:
-        notes = {
-            "MaxPool2d": "max-pooling: neighbours as if equally correlated",
-            "Residual": "",
-        }
-        note = notes.get(call.kind, "")
-        if hasattr(call.module, "function") and not before.gaussian and call.kind != "Identity":
-            note = "sums of activated signals: correlations as if these were Gaussian"
+        note = ""
+        if call.kind in NOTES:
+            note = NOTES[call.kind]
+        elif hasattr(call.module, "function") and not before.gaussian and call.kind != "Identity":
+            note = "correlations after sums of activated signals: as if these were Gaussian"
         if note and note not in self.notes:
             self.notes.append(note)
 
@@ -225,13 +237,13 @@ class _Recorder(Walk):
         parts = _loss_parts(model, len(outputs))
         self.back([(signal, part**2) for signal, part in zip(outputs, parts, strict=True)])
         for record, signal in self.seen:
-            record["delta_rms"] = math.sqrt(signal.delta)
-        last = [self.behind.get(id(signal)) for signal in outputs]
-        hidden = [r for r in self.weights if not any(r is end for end in last)]
+            record["delta_rms"] = math.sqrt(np.mean(signal.delta))
+        last = [id(self.behind.get(id(signal))) for signal in outputs]
+        hidden = [r for r in self.weights if id(r) not in last]
         for record in self.weights:
-            if not any(record is r for r in hidden):
+            if id(record) in last or not record["_counts"]:
                 record["chi"] = None
-        chis = [r["chi"] for r in hidden]
+        chis = [r["chi"] for r in hidden if r["chi"] is not None]
         found = Prediction(
             [{k: v for k, v in r.items() if not k.startswith("_")} for r, _ in self.seen],
             depth=len(self.weights),
@@ -240,8 +252,8 @@ class _Recorder(Walk):
             notes=self.notes,
         )
         losses = [_loss(signal, end, y) for signal, end in zip(outputs, ends, strict=True)]
-        if all(loss is not None for loss in losses):
-            found.initial_loss = sum(part * loss for part, loss in zip(parts, losses, strict=True))  # type: ignore[misc]
+        known = [part * loss for part, loss in zip(parts, losses, strict=True) if loss is not None]
+        found.initial_loss = sum(known) if len(known) == len(parts) else None
         self._phase(model, found, hidden)
         return found
 
