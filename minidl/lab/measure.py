@@ -131,7 +131,6 @@ def probe(
     with left_as_it_was(model):
         each_output(model, partial(_look, raw))
         value = _loss(model, inputs, labels, loss)
-        model.zero_grad()
         value.backward()
         records = [_read(record | _of_gradient(record["weight"], optimizer)) for record in raw]
     return Report(records, float(to_host(value.data)), costs={"probe": time.perf_counter() - began})

@@ -22,17 +22,19 @@ def left_as_it_was(model: Module) -> Iterator[None]:
     """Inside, a network may be run, differentiated, hooked and switched; afterwards nothing of that is left.
 
     Put back are, of every module, all attributes (mode, buffers, hooks, generators of masks), of every parameter its
-    array and its gradient, and NumPy's global generator. Inside, buffers and generators are copies, and dropout begins
-    its stream of masks anew, so that two looks see the same masks.
+    array and its gradient, and NumPy's global generator. Inside, there are no gradients yet, buffers and generators are
+    copies, and dropout begins its stream of masks anew, so that two looks see the same masks.
     """
     parameters = [(p, p.data, p.grad, p.requires_grad) for p in model.parameters()]
     attributes = [(m, dict(vars(m))) for _, m in model.named_modules()]
-    drawn = np.random.get_state()  # noqa: NPY002 -- not ours; a student's own layer may draw from it
+    drawn = np.random.get_state()  # a layer of the user may draw from it
     try:
+        for p, *_ in parameters:
+            p.grad = None
         for module, before in attributes:
             vars(module).update(_copies(before))
             if hasattr(module, "restart"):
-                module.restart(module.number)
+                module.restart(vars(module)["number"])
         yield
     finally:
         for module, before in attributes:
@@ -43,7 +45,7 @@ def left_as_it_was(model: Module) -> Iterator[None]:
             p.requires_grad = False  # so that any dtype may come back
             p.data, p.grad = array, g
             p.requires_grad = wanted
-        np.random.set_state(drawn)  # noqa: NPY002
+        np.random.set_state(drawn)
 
 
 def _copies(attributes: dict[str, Any]) -> dict[str, Any]:
@@ -86,8 +88,8 @@ def placed(model: Module, x: Any) -> Tensor:
         TypeError: inputs that are no floating-point numbers.
     """
     array = Tensor(x).data
-    parameters = model.parameters()
-    inputs = Tensor(to_device(array, device_of(parameters[0].data if parameters else array)))
+    _, parameter = next(model.named_parameters(), ("", Tensor(array)))
+    inputs = Tensor(to_device(array, device_of(parameter.data)))
     if inputs.dtype.kind != "f":
         raise TypeError(f'the inputs are {inputs.dtype}; pass x.astype("float32"), images standardized')
     if not inputs.size:
