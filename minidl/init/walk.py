@@ -59,7 +59,7 @@ def trace(model: Any, x: Any) -> Call:
             start = len(done)
             while start and id(done[start - 1].module) in inside[id(module)]:
                 start -= 1
-            done[start:] = [Call(path, module, inputs[0], output, done[start:])]
+            done[start:] = [Call(path, module, inputs[0] if inputs else None, output, done[start:])]
 
         return hook
 
@@ -239,10 +239,10 @@ def through_weight(call: Call, signal: Signal, square: float) -> tuple[float, Va
 
     Zero padding: at the border of an image fewer terms are summed, on the way up and on the way back.
     """
-    if len(call.output.shape) != 4:
+    layer = getattr(getattr(call.module, "_apply_weight", None), "__self__", call.module)  # inside weight normalization
+    if not hasattr(layer, "kernel_size"):
         inputs, outputs = call.input.shape[-1], call.output.shape[-1]
         return inputs * square, None, lambda delta: outputs * square * np.mean(delta)
-    layer = getattr(getattr(call.module, "_apply_weight", None), "__self__", call.module)  # inside weight normalization
     rows, columns = (_taps(layer, call, axis) for axis in (0, 1))
     groups, (first, second) = layer.groups, layer.weight.shape[:2]
     if hasattr(layer, "output_padding"):

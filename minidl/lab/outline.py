@@ -11,6 +11,7 @@ import numpy as np
 
 from minidl.backend import device_of, to_device, to_host
 from minidl.init.registry import title
+from minidl.init.walk import trace
 from minidl.nn import Module, Parameter
 from minidl.tensor import Tensor, no_grad
 from minidl.text import table
@@ -27,6 +28,8 @@ class Summary:
             output without the batch axis, ``calls`` in one forward pass, ``parameters``, and of a weight with fans
             ``fan_in``, ``fan_out``, ``scheme`` (what ``init.apply`` last drew it by; before that, what the layer
             declares) and ``std`` (measured now: after training, or loading, of other values than the scheme gave).
+            ``variance_ratio`` is what theory says the layer multiplies the second moment of its input by, with these
+            weights, in training, if the network's inputs have mean 0 and variance 1; None where it cannot be followed.
             What does not apply is None; so is the shape of a layer that was not called (``calls`` 0), printed as
             "(not called)": one that runs in training alone, or one that ``forward`` forgot, and which of them cannot
             be seen here.
@@ -46,6 +49,7 @@ class Summary:
             for r in self.records
         ]
         columns = {c: c for c in ("layer", "kind", "shape", "parameters", "fan_in", "fan_out", "scheme", "std")}
+        columns |= {"variance_ratio": "ratio"} if any(r["variance_ratio"] is not None for r in self.records) else {}
         columns["parameters"] = "params"  # for 100 columns
         buffers = f", and {_grouped(self.buffers)} in running averages" if self.buffers else ""
         total = f"input {_times(self.in_shape)}: {_grouped(self.parameters)} parameters{buffers}"
@@ -66,6 +70,8 @@ def summary(model: Module, in_shape: int | Sequence[int]) -> Summary:
     Raises:
         ValueError: the shape does not fit the model; the message is the layer's.
     """
+    from minidl.lab.theory import variance_ratios  # here, so that ``import minidl`` stays quick
+
     shape = (in_shape,) if isinstance(in_shape, int) else tuple(in_shape)
     seen: dict[int, list[tuple[int, ...]]] = {}
     layers = {id(m): (path, m) for path, m in model.named_modules() if _is_layer(m)}
@@ -74,10 +80,13 @@ def summary(model: Module, in_shape: int | Sequence[int]) -> Summary:
         seen.setdefault(id(module), []).append(_shape(output))
 
     with _watched(model, [m for _, m in layers.values()], look):
-        model(_zeros(model, shape))
+        call = trace(model, _zeros(model, shape))
+    ratios = variance_ratios(call)
     counted: set[int] = set()
     order = [*seen, *(key for key in layers if key not in seen)]
     records = [_record(*layers[key], seen.get(key, []), counted) for key in order]
+    for record in records:
+        record["variance_ratio"] = ratios.get(record["layer"]) if record["calls"] else None
     buffers = sum(int(array.size) for _, array in model.named_buffers())
     return Summary(records, shape, sum(p.size for p in model.parameters()), buffers)
 
@@ -143,7 +152,7 @@ def _scheme(module: Module, weight: Parameter) -> str | None:
     return None if initializer is None else title(initializer)
 
 
-def _short(path: str, length: int = 24) -> str:
+def _short(path: str, length: int = 18) -> str:
     """The end of a long path: there it says which layer it is."""
     return path if len(path) <= length else f"…{path[1 - length :]}"
 

@@ -26,7 +26,7 @@ from minidl.nn import Module
 from minidl.tensor import Tensor
 from minidl.text import table
 
-__all__ = ["Prediction", "predict"]
+__all__ = ["Prediction", "predict", "variance_ratios"]
 
 Values = NDArray[np.float64]
 
@@ -79,16 +79,8 @@ class Prediction:
     notes: list[str] = field(default_factory=list)
 
     COLUMNS = (
-        "layer",
-        "rms",
-        "rms_low",
-        "rms_high",
-        "batch_std",
-        "correlation",
-        "dead",
-        "saturated",
-        "delta_rms",
-        "chi",
+        *("layer", "rms", "rms_low", "rms_high", "batch_std"),
+        *("correlation", "dead", "saturated", "delta_rms", "chi"),
     )
 
     def __str__(self) -> str:
@@ -134,6 +126,26 @@ def predict(model: Module, x: Any, y: Any = None) -> Prediction:
     walk = _Recorder(len(inputs))
     outputs = walk.through(call, _described(to_host(inputs.data)))
     return walk.prediction(model, outputs if isinstance(outputs, list) else [outputs], call, y)
+
+
+def variance_ratios(call: Call) -> dict[str, float]:
+    """By path of each layer, second moment of its output over that of its input, for inputs of mean 0 and variance 1.
+
+    What layers do in training counts. A network that cannot be followed has none.
+    """
+    found: dict[str, float] = {}
+
+    class Ratios(Walk):
+        def step(self, call: Call, before: Signal, after: Signal, back: Back) -> Signal:
+            if before.square:
+                found.setdefault(path_of(call.path, call.module), after.square / before.square)
+            return super().step(call, before, after, back)
+
+    try:
+        Ratios("summary", REST, trained=True).through(call, Signal.normal(0.0, 1.0, {}))
+    except ValueError:
+        return {}
+    return found
 
 
 def _described(x: Values) -> Signal:
