@@ -42,6 +42,7 @@ class Display:
         with on_paper():
             ax.set_facecolor("white")  # the ground of the lines, also where the figure around it is dark
             self._draw(ax)
+        ax.tick_params(which="both", labelcolor=ax.xaxis.label.get_color())  # they stand outside: in the user's ink
         return ax
 
     def figure(self) -> Any:

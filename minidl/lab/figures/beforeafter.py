@@ -10,7 +10,7 @@ from typing import Any
 
 from minidl.backend import to_host
 from minidl.init.model_level import effective_weight, weighted_layers
-from minidl.lab.figures.base import SMALL, Display, evenly, label_ends, short
+from minidl.lab.figures.base import SMALL, Display, evenly, heading, label_ends, short
 
 __all__ = ["BeforeAfter"]
 
@@ -80,7 +80,7 @@ class BeforeAfter(Display):
         ax.grid(True, axis="y", which="major", color="#DDDDDD", linewidth=0.6)
         ends = [(_inside(self.after[i], low, high), short(self.layers[i]), "#000000") for i in named]
         label_ends(ax, ends, gap=0.055)
-        ax.set_title(self.title, fontsize=11)
+        heading(ax, self.title)
 
     def _limits(self) -> tuple[float, float]:
         """Around the scales and that of He; what is further off than a factor of 1e5 is put at the edge."""

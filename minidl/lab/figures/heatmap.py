@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from minidl.lab.figures.base import SMALL, Display, evenly, short
+from minidl.lab.figures.base import SMALL, Display, evenly, heading, short
 
 __all__ = ["HeatStrip", "TrainingHeatmap"]
 
@@ -137,7 +137,7 @@ class TrainingHeatmap(Display):
         ink = ax.xaxis.label.get_color()
         bar.set_ylabel("share of the outputs in a bin", fontsize=SMALL, color=ink)
         bar.tick_params(labelsize=SMALL, labelcolor=ink, color=ink)
-        ax.set_title(self.title, fontsize=11)
+        heading(ax, self.title)
 
     def _columns(self) -> NDArray[np.float64]:
         """Edges of the columns, halfway between the looks."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minidl.backend import to_host
-from minidl.lab.figures.base import SMALL, Display
+from minidl.lab.figures.base import SMALL, Display, heading
 
 __all__ = ["IdentityMatrix"]
 
@@ -72,7 +72,7 @@ class IdentityMatrix(Display):
         bar = ax.inset_axes((1.03, 0.0, 0.045, 1.0))
         ax.figure.colorbar(ScalarMappable(image.norm, image.cmap), cax=bar, ticks=[-1, 0, 1])
         bar.tick_params(labelsize=SMALL, labelcolor=ax.xaxis.label.get_color(), color=ax.xaxis.label.get_color())
-        ax.set_title(self.title, fontsize=11)
+        heading(ax, self.title)
         if not np.isfinite(self.cosines).any():
             box = {"facecolor": "white", "edgecolor": "none"}
             said = "all zero:\nno direction"

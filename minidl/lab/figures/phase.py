@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from minidl.lab.figures.base import BOX, SMALL, Display
+from minidl.lab.figures.base import BOX, SMALL, Display, heading
 from minidl.meanfield import activation_name, gaussian_moments
 
 __all__ = ["PhaseDiagram"]
@@ -137,7 +137,7 @@ class PhaseDiagram(Display):
             ax.text(0.98, 0.96, "chaos:\nneighbours part", ha="right", **how)
         ax.set_xlabel("σ_w = √(fan_in · Var w)")
         ax.set_ylabel("σ_b, std of the biases")
-        ax.set_title(f"Order and chaos with {self.activation}", fontsize=11)
+        heading(ax, f"Order and chaos with {self.activation}")
 
     def _draw_curve(self, ax: Any, name: str, points: NDArray[np.float64], height: float) -> None:
         """One curve, with its name at about ``height``; one that is a single point, as a diamond."""

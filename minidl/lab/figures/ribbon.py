@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from minidl.lab.draw import STYLES
-from minidl.lab.figures.base import SMALL, Display
+from minidl.lab.figures.base import SMALL, Display, heading
 
 __all__ = ["RateRibbon", "Ribbon"]
 
@@ -108,7 +108,7 @@ class RateRibbon(Display):
             new = self.ribbons[row].scheme != self.ribbons[row - 1].scheme
             ax.axhline(row - 0.5, color="#888888" if new else "#DDDDDD", linewidth=0.8 if new else 0.5)
         ax.set_xlabel(f"learning rate; trains: accuracy of {100 * self.trains:.3g} % and more")
-        ax.set_title(self.title, fontsize=11)
+        heading(ax, self.title)
 
     def _draw_ribbon(self, ax: Any, row: int, ribbon: Ribbon, style: tuple[str, str, str]) -> None:
         colour, _, marker = style

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minidl import ops
-from minidl.lab.figures.base import SMALL, Display, evenly, short
+from minidl.lab.figures.base import SMALL, Display, evenly, heading, short
 from minidl.lab.measure import SATURATED
 
 __all__ = ["Ridge", "Ridgeline"]
@@ -119,7 +119,7 @@ class Ridgeline(Display):
         ax.set_yticks(range(len(self.ridges)), [short(r.layer) for r in self.ridges])
         ax.tick_params(axis="y", length=0)
         ax.set_xlabel("output / rms of the layer" if own else "output of the layer")
-        ax.set_title(self.title, fontsize=11)
+        heading(ax, self.title)
 
     def _draw_ridge(self, ax: Any, row: int, ridge: Ridge, unit: float) -> None:
         edges = ridge.edges / unit

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from minidl.lab.draw import STYLES
-from minidl.lab.figures.base import SMALL, Display
+from minidl.lab.figures.base import SMALL, Display, heading
 
 __all__ = ["Score", "Scoreboard"]
 
@@ -113,7 +113,7 @@ class Scoreboard(Display):
         ax.grid(True, axis="x", **GRID)
         for i in range(1, len(rows)):
             ax.axhline(i - 0.5, **GRID)
-        ax.set_title(self.title, fontsize=11)
+        heading(ax, self.title)
 
     def _draw(self, ax: Any) -> None:
         self.draw_rows(ax, self.limits(), self.rows, self.series)
@@ -143,54 +143,39 @@ class Scoreboard(Display):
                 places.setdefault("measured", (statistics.fmean(score.finite), row, "bottom"))
         for name, (value, row, where) in places.items():
             y = row - 0.3 if where == "top" else row + 0.3
-            ax.text(error_place(value), y, name, ha="center", va="center", fontsize=SMALL, color="#444444")
+            ax.text(_place(value), y, name, ha="center", va="center", fontsize=SMALL, color="#444444")
 
     def _draw_score(self, ax: Any, score: Score, row: int, number: int, count: int) -> None:
         colour, _, marker = STYLES[number % len(STYLES)]
         y = row + (number - (count - 1) / 2) * 0.8 / count
         if score.claimed is not None:
-            ax.plot([error_place(score.claimed)], [row], zorder=3, **CLAIMED)
+            ax.plot([_place(score.claimed)], [row], zorder=3, **CLAIMED)
         if score.predicted is not None:
-            ax.plot([error_place(v) for v in set(score.predicted)], [row] * len(set(score.predicted)), **PREDICTED)
+            ax.plot([_place(v) for v in set(score.predicted)], [row] * len(set(score.predicted)), **PREDICTED)
         values = score.finite
         if not values:
             ax.plot([0.01], [y], marker="x", color=colour, markersize=7, transform=ax.get_yaxis_transform())
             return
         mean = statistics.fmean(values)
         if math.isfinite(score.sd):
-            ends = [error_place(mean - score.sd), error_place(min(mean + score.sd, BEST))]
+            ends = [_place(mean - score.sd), _place(min(mean + score.sd, BEST))]
             ax.plot(ends, [y, y], color=colour, linewidth=1.6)
-        ax.plot([error_place(v) for v in values], [y] * len(values), "|", color=colour, markersize=7, alpha=0.6)
+        ax.plot([_place(v) for v in values], [y] * len(values), "|", color=colour, markersize=7, alpha=0.6)
         face = "white" if score.diverged else colour
-        ax.plot([error_place(mean)], [y], marker=marker, color=colour, markersize=6.5, markerfacecolor=face)
+        ax.plot([_place(mean)], [y], marker=marker, color=colour, markersize=6.5, markerfacecolor=face)
 
 
-def kinds(scores: Sequence[Score], claimed: str = "claimed", predicted: str = "predicted") -> list[Any]:
-    """Handles for a legend, of what there is beside the measurements."""
-    from matplotlib.lines import Line2D
-
-    handles = []
-    if any(score.predicted is not None for score in scores):
-        handles.append(Line2D([], [], label=predicted))
-        handles[-1].set(**PREDICTED)
-        handles[-1].set(markersize=11)
-    if any(score.claimed is not None for score in scores):
-        handles.append(Line2D([], [], label=claimed))
-        handles[-1].set(**CLAIMED)
-    return handles
-
-
-def error_place(accuracy: float) -> float:
+def _place(accuracy: float) -> float:
     """``-log₁₀`` of the error: where an accuracy lies on the axis."""
     return -math.log10(max(1 - accuracy, 1 - BEST))
 
 
 def _accuracy_axis(ax: Any, worst: float, best: float) -> None:
-    low, high = error_place(worst), error_place(best)
+    low, high = _place(worst), _place(best)
     margin = 0.06 * max(high - low, 0.1)
-    ticks = [t for t in TICKS if low - margin <= error_place(t / 100) <= high + margin]
+    ticks = [t for t in TICKS if low - margin <= _place(t / 100) <= high + margin]
     if len(ticks) < 3:
         places = [low + (high - low) * i / 3 for i in range(4)] if high > low else [low]
         ticks = [float(f"{100 * (1 - 10**-p):.3g}") for p in places]
-    ax.set_xticks([error_place(t / 100) for t in ticks], [f"{t:g}" for t in ticks])
+    ax.set_xticks([_place(t / 100) for t in ticks], [f"{t:g}" for t in ticks])
     ax.set_xlim(low - margin, high + margin)

@@ -135,12 +135,12 @@ def _name_inside(ax: Any, lines: Mapping[str, Sequence[float]]) -> None:
             ax.annotate(f"{name}; then lost to rounding", there[-1], (8, -4), **how)
 
 
-def lyapunov(n: int, index: int) -> float:
+def lyapunov(n: int, index: float) -> float:
     """``(ψ((n - i + 1)/2) + ln(2/n))/2``: growth per layer of ln s_i in a product of n×n Gaussians of variance 1/n.
 
     Args:
         n: width, at least 1.
-        index: i, 1 for the largest to n for the smallest.
+        index: i, 1 for the largest to n for the smallest, (n + 1)/2 for the median.
     """
     return (_digamma((n - index + 1) / 2) + math.log(2 / n)) / 2
 
@@ -152,7 +152,7 @@ def _digamma(x: float) -> float:
 
 
 def _theory(law: str, depth: int, n: int, sigma_w: float) -> dict[str, list[float]]:
-    places = {"largest": 1, "median": (n + 1) // 2, "smallest": n}
+    places = {"largest": 1, "median": (n + 1) / 2, "smallest": n}
     growth = {name: 0.0 if law == "orthogonal" else lyapunov(n, i) for name, i in places.items()}
     return {
         name: [math.exp(layer * (rate + math.log(sigma_w))) for layer in range(1, depth + 1)]
