@@ -119,9 +119,14 @@ def _ladders(axes: Any, passport: Any) -> None:
         depth = passport.settings["depth"]
         ax.minorticks_off()
         ax.set_xlim(0, depth + 1)
-        if not any(0 < v < math.inf for values in lines.values() for v in values[:-1]):
-            ax.text(0.5, 0.5, "exactly 0", transform=ax.transAxes, ha="center", fontsize=11)
+        drawn = [v for values in lines.values() for v in values[:-1]]
+        if not any(0 < v < math.inf for v in drawn):
+            said = "exactly 0" if not any(drawn) else "0 or infinite"
+            ax.text(0.5, 0.5, said, transform=ax.transAxes, ha="center", fontsize=11)
         ax.set_title(title + (" (bands: theory)" if theory else ""), fontsize=11)
     handles, labels = axes[0].get_legend_handles_labels()
     assert len(labels) <= len(STYLES)
-    axes[0].get_figure().legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False, fontsize=10)
+    fig = axes[0].get_figure()
+    fig.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False, fontsize=10)
+    beyond = "×  from here on 0, infinite or beyond the picture"
+    fig.text(0.985, 0.025, beyond, ha="right", fontsize=SMALL, color="#444444")
