@@ -9,7 +9,7 @@ from minidl.lab.rules.fixes import centred_activation, matched_scheme
 from minidl.lab.rules.registry import Skip, Verdict, level_of, rule
 
 CHANGE_WARN = 6.0  # L·|ln χ|: depth up to six scales
-CHANGE_FAIL = 12.0  # measured on digits: 300 steps of momentum reach 10, and not 13
+CHANGE_FAIL = 14.0  # measured on digits: within 300 steps networks with 13.7 still train, and with 14.5 none
 
 SPREAD_WARN, SPREAD_FAIL = 0.3, 0.012  # of std over inputs, over std
 COSINE_OFF = 0.1  # from the theory

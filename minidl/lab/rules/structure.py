@@ -8,10 +8,10 @@ import statistics
 from minidl.lab.evidence import Evidence
 from minidl.lab.rules.backward import _change, _deltas
 from minidl.lab.rules.fixes import matched_scheme
-from minidl.lab.rules.forward import CHANGE_FAIL
 from minidl.lab.rules.registry import Skip, Verdict, rule
 
 BLOCK_WARN, BLOCK_FAIL = 1.3, 1.7  # E x² after a block over before
+BLOCKS_FAIL = 12.0  # ln of the same over all blocks
 
 NORM_WARN, NORM_FAIL = 1.2, 1.6  # growth of E δ² per layer
 NORM_DEPTH = 20
@@ -29,7 +29,7 @@ WIDTH_OK, WIDTH_WARN = 0.3, 1.0  # Σ 1/n
     limits=(
         f"≤ 1 + 2/blocks, or ≤ {BLOCK_WARN:g}",
         "above",
-        f"≥ {BLOCK_FAIL:g}, and over all blocks more than e^{CHANGE_FAIL:g}",
+        f"≥ {BLOCK_FAIL:g}, and over all blocks more than e^{BLOCKS_FAIL:g}",
     ),
     source="an unscaled branch doubles E x²: Zhang et al. 2019 (Fixup), De & Smith 2020",
     explained_by=("D1", "W2", "F1", "F2", "B1", "L1"),
@@ -42,7 +42,7 @@ def scaled_branches(e: Evidence) -> Verdict:
     total = sum(math.log(r) for r in ratios)
     mean = math.exp(total / len(ratios))
     ok = mean <= max(1 + 2 / len(ratios), BLOCK_WARN)
-    failed = mean >= BLOCK_FAIL and total > CHANGE_FAIL
+    failed = mean >= BLOCK_FAIL and total > BLOCKS_FAIL
     fix = matched_scheme(e)
     return Verdict(
         "ok" if ok else "fail" if failed else "warn",

@@ -23,7 +23,7 @@ DRIFT_LAYERS = 6
 COHERENCE_WARN, COHERENCE_INFO = 5.0, 1.5  # times √(2/(π n))
 COHERENCE_FAIL = 0.97
 
-TWINS_WARN, TWINS_FAIL = 0.0, 0.5  # share of units that are locked together
+TWINS_WARN, TWINS_FAIL = 0.0, 0.9  # share of units that are locked together
 SAME = 1e-6  # 1 - cos below which two units are one
 
 
@@ -36,7 +36,7 @@ SAME = 1e-6  # 1 - cos below which two units are one
 )
 def declared_spread(e: Evidence) -> Verdict:
     """Weights that do not have the spread their scheme's formula promises: a slip in the formula shows in the ratio."""
-    judged = [w for w in e.weights if w.law is not None and w.law.std > 0 and w.law.kind != "sphere"]
+    judged = [w for w in e.weights if w.law is not None and w.law.std > 0 and w.law.independent]
     if not judged:
         raise Skip("no layer declares its fans and a scheme whose formula is a plain law")
     if e.history or any(w.touched for w in e.weights):
