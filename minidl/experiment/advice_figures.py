@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from minidl.lab.draw import STYLES, new_figure, on_paper
+from minidl.lab.figures.ribbon import RateRibbon
 
 __all__ = ["FIGURES"]
 
@@ -73,23 +74,9 @@ def layer_rates(finding: Any) -> Any:
     return fig
 
 
-@on_paper()
 def rate_windows(finding: Any) -> Any:
-    """Test accuracy against the learning rate, a panel for each scheme; bands from the worst seed to the best."""
-    schemes = list(dict.fromkeys(r["scheme"] for r in finding.records))
-    fig = new_figure(12, 4.2)
-    fig.suptitle(finding.title, fontsize=12)
-    grid = fig.subplots(1, len(schemes), sharey=True, squeeze=False)[0]
-    for ax, scheme in zip(grid, schemes, strict=True):
-        own = [r for r in finding.records if r["scheme"] == scheme]
-        _lines(ax, own, "optimizer", "lr")
-        ax.set_xscale("log")
-        ax.set_title(scheme, fontsize=11)
-        ax.set_xlabel("learning rate")
-    grid[0].set_ylabel("test accuracy in percent")
-    handles, labels = grid[0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=10)
-    return fig
+    """Which rates train, a ribbon for each scheme and optimizer."""
+    return RateRibbon.from_records(finding.records, title=finding.title).figure()
 
 
 @on_paper()

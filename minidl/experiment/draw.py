@@ -19,6 +19,7 @@ from minidl.experiment.grid import label
 from minidl.experiment.summary import Group, caption, groups, varying
 from minidl.lab import plot_ladders
 from minidl.lab.draw import STYLES, new_figure, on_paper
+from minidl.lab.figures.scoreboard import CLAIMED, Score, Scoreboard
 
 __all__ = ["accuracy_figure", "curves_figure", "figures", "ladders_figure"]
 
@@ -26,8 +27,6 @@ Records = Sequence[Mapping[str, Any]]
 MOST = len(STYLES)  # lines in a panel
 LARGE = 100.0  # losses beyond leave the figure, so that those of networks that learn can be told apart
 GRID = {"color": "#DDDDDD", "linewidth": 0.6}
-ACCURACY_TICKS = (0, 25, 50, 70, 80, 90, 95, 98, 99, 99.5, 99.8)  # in percent
-CLAIMED = {"marker": "D", "color": "#7F7F7F", "markerfacecolor": "none", "markersize": 8, "linestyle": "none"}
 CURVES = {  # key of the history -> what is drawn; None is the curve within the first epoch
     "test_accuracy": "test accuracy",
     "test_loss": "test loss",
@@ -105,25 +104,13 @@ def accuracy_figure(records: Records, title: str, claimed: Mapping[str, float] |
     across = max(0.085 * longest + 1.2 + 4.6 * min(len(panels), 3), 9.0)
     fig = new_figure(across, height * math.ceil(len(panels) / 3))
     grid = fig.subplots(math.ceil(len(panels) / 3), min(len(panels), 3), sharey=True, sharex=True, squeeze=False)
-    worst, best = _range([v for group in found for v in group.values("test_accuracy")])
+    limits = Scoreboard([_score(group, plan, {}) for group in found]).limits()
     for ax, panel in itertools.zip_longest(grid.flat, panels):
         if panel is None:
             ax.set_axis_off()
             continue
-        for group in found:
-            if plan.panel_of(group) == panel:
-                place = schemes.index(group.settings["scheme"])
-                _dot(ax, group, place, markers.index(plan.line_of(group)), len(markers), best)
-        for scheme, share in (claimed or {}).items():
-            if scheme in schemes and worst < share < best:
-                ax.plot([_position(share)], [schemes.index(scheme)], **CLAIMED)
-        ax.set_title(panel, fontsize=11)
-        _accuracy_axis(ax, worst, best)
-        ax.set_yticks(range(len(schemes)), [label(scheme) for scheme in schemes])
-        ax.set_ylim(len(schemes) - 0.5, -0.5)
-        ax.grid(True, axis="x", **GRID)
-        for edge in np.arange(0.5, len(schemes) - 1):
-            ax.axhline(edge, **GRID)
+        scores = [_score(group, plan, claimed or {}) for group in found if plan.panel_of(group) == panel]
+        Scoreboard(scores, panel).draw_rows(ax, limits, [label(scheme) for scheme in schemes], markers)
         ax.set_xlabel("test accuracy in %, mean ± s.d.; small: single seeds")
     _legend(fig, markers, dashes=False, claimed=bool(claimed))
     fig.suptitle(title, fontsize=11)
@@ -140,39 +127,11 @@ def _markers_and_panels(records: Records, axes: Sequence[str]) -> Layout:
     return Layout(tuple(axis for axis in axes if axis not in markers), tuple(markers))
 
 
-def _dot(ax: Any, group: Group, place: int, number: int, count: int, best: float) -> None:
-    colour, _, marker = STYLES[number]
-    y = place + (number - (count - 1) / 2) * 0.8 / max(count, 1)
-    values = [min(v, best) for v in group.values("test_accuracy") if math.isfinite(v)]
-    if not values:
-        return
-    mean, sd = float(np.mean(values)), group.sd("test_accuracy")
-    if math.isfinite(sd):
-        low, high = _position(mean - sd), _position(min(mean + sd, best))
-        ax.plot([low, high], [y, y], color=colour, linewidth=1.6)
-    ax.plot([_position(v) for v in values], [y] * len(values), "|", color=colour, markersize=7, alpha=0.6)
-    face = "white" if group.diverged else colour
-    ax.plot([_position(mean)], [y], marker=marker, color=colour, markersize=6.5, markerfacecolor=face)
-
-
-def _position(accuracy: float) -> float:
-    """-log₁₀ of the error."""
-    return -math.log10(max(1 - accuracy, 1e-4))
-
-
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    finite = [v for v in values if math.isfinite(v)] or [0.0]
-    return min(finite), min(max(finite), 0.9999)
-
-
-def _accuracy_axis(ax: Any, worst: float, best: float) -> None:
-    low, high = _position(worst), _position(best)
-    margin = 0.06 * max(high - low, 0.1)
-    ticks = [t for t in ACCURACY_TICKS if low - margin <= _position(t / 100) <= high + margin]
-    if len(ticks) < 3:
-        ticks = [float(f"{100 * (1 - 10**-p):.3g}") for p in np.linspace(low, high, 4)]
-    ax.set_xticks([_position(t / 100) for t in ticks], [f"{t:g}" for t in ticks])
-    ax.set_xlim(low - margin, high + margin)
+def _score(group: Group, plan: Layout, claimed: Mapping[str, float]) -> Score:
+    """The test accuracies of a group as one line of a scoreboard."""
+    scheme = group.settings["scheme"]
+    values = group.values("test_accuracy")
+    return Score(label(scheme), values, plan.line_of(group), claimed.get(scheme), diverged=group.diverged)
 
 
 # ------------------------------------------------------------------------------------------------ learning curves
@@ -347,4 +306,7 @@ def _legend(fig: Any, lines: Sequence[str], dashes: bool = True, claimed: bool =
     if claimed:
         handles.append(Line2D([], [], label="the article's number"))
         handles[-1].set(**CLAIMED)
-    fig.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4), frameon=False, fontsize=10)
+    longest = max(len(str(handle.get_label())) for handle in handles) + 8  # the sample of the line counts too
+    fits = max(int(11 * fig.get_figwidth() / longest), 1)  # letters in an inch at this size
+    columns = min(len(handles), 4, fits)
+    fig.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=10)
