@@ -29,7 +29,7 @@ RUNS = {
     "activations": "--preset activations --reduced --schemes zeros 'N(0, 0.01²)' 'Glorot uniform' He",
     "depth": "--preset depth --train-images 5000 --epochs 2",
     "architectures": "--preset architectures --reduced --no-norm --schemes 'Glorot uniform' He",
-    "architectures-norm": "--preset architectures --norm --schemes He --train-images 10000 --epochs 2",
+    "architectures-norm": "--preset architectures --norm --schemes He --train-images 10000 --epochs 3",
     "imagenet": "--preset imagenet",
 }
 
