@@ -96,9 +96,9 @@ fig, axes = plt.subplots(4, 4, figsize=(8.6, 7.6), layout="constrained", facecol
 for row, key in zip(axes, shown, strict=True):
     row[0].set_ylabel(", ".join(key), fontsize=11)
     for ax, (layer, when) in zip(row, [(n, w) for n in LAYERS[:2] for w in ("before", "after")], strict=True):
-        lab.plot_cosines(runs[key][when][f"{layer}.weight"], ax=ax)
+        image = lab.IdentityMatrix.from_weight(runs[key][when][f"{layer}.weight"]).image(ax)
         ax.set_title(f"W{layer[-1]} {when} training" if key == shown[0] else "", fontsize=11)
-fig.colorbar(axes[-1][-1].images[-1], ax=axes, shrink=0.5, label="cosine between two units")
+fig.colorbar(image, ax=axes, shrink=0.5, label="cosine between two units")
 fig.savefig("cosines.png", dpi=120)
 
 # %% [markdown]

@@ -210,32 +210,6 @@ def test_the_theory_ends_where_the_figure_ends():
     np.testing.assert_array_equal(band.get_ydata(), [1.0, math.nan, math.nan])
 
 
-# ------------------------------------------------------------------------------------------- cosines between units
-
-
-def cosines(weight):
-    return np.ma.filled(lab.plot_cosines(weight, ax=axes()).images[-1].get_array(), math.nan)
-
-
-def test_cosines_are_those_of_the_rows():
-    weight = np.array([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0], [1.0, 1.0]], dtype=np.float32)
-    half = math.sqrt(0.5)
-    expected = [[1, 0, -1, half], [0, 1, 0, half], [-1, 0, 1, -half], [half, half, -half, 1]]
-    np.testing.assert_allclose(cosines(weight), expected, atol=1e-7)
-
-
-def test_a_kernel_is_compared_over_all_its_taps():
-    weight = np.zeros((2, 3, 3, 3), dtype=np.float32)
-    weight[0, 0], weight[1, 1] = 1.0, 1.0
-    np.testing.assert_allclose(cosines(weight), np.eye(2), atol=1e-7)
-
-
-def test_a_unit_of_zeros_has_no_direction_and_a_layer_of_zeros_says_so():
-    shown = cosines(np.array([[0.0, 0.0], [1.0, 2.0]]))
-    assert np.isnan(shown[0]).all() and np.isnan(shown[:, 0]).all() and shown[1, 1] == pytest.approx(1)
-    assert "no direction" in lab.plot_cosines(np.zeros((3, 2)), ax=axes()).texts[0].get_text()
-
-
 def test_text_is_black_on_white_also_in_a_dark_style(report):
     with plt.style.context("dark_background"):
         ax = report.plot()

@@ -200,14 +200,15 @@ EXTREME = {
     "ridgeline, NaN": lambda: lab.Ridgeline.from_report(
         SimpleNamespace(
             records=[record("tanh1", "Tanh", rms=math.nan, nonfinite=1.0)],
-            histograms=histogram("tanh1", [math.nan] * 3),
+            histograms=histogram("tanh1", [0.0], math.nan, math.nan),
             title="",
-        )
+        ),
+        SimpleNamespace(records=[record("tanh1", "Tanh", second_moment=1.0)]),
     ),
     "heat map, one look": lambda: heat([0], ["tanh1"]),
     "heat map, long names": lambda: heat(names=[LONG.format(i) for i in range(9)]),
     "heat map, NaN": lambda: lab.TrainingHeatmap.from_records(
-        histogram("tanh1", [math.nan] * 3, step=0) + histogram("tanh1", [1.0, 1.0, 1.0], step=5)
+        histogram("tanh1", [0.0], math.nan, math.nan, step=0) + histogram("tanh1", [1.0, 1.0, 1.0], step=5)
     ),
     "heat map, nothing": lambda: lab.TrainingHeatmap.from_records([]),
 }

@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-from minidl.lab.draw import plot_cosines, plot_ladder, plot_ladders
+from minidl.lab.draw import plot_ladder, plot_ladders
 from minidl.lab.measure import Report, change_per_layer, probe
 from minidl.lab.outline import Summary, summary
 
@@ -11,7 +11,6 @@ __all__ = [
     "Report",
     "Summary",
     "change_per_layer",
-    "plot_cosines",
     "plot_ladder",
     "plot_ladders",
     "probe",
@@ -34,9 +33,12 @@ _FIGURES = (
 )
 _THEORY = ("Prediction", "predict")
 _DIAGNOSIS = ("Diagnosis", "Evidence", "Finding", "diagnose", "judge", "replace_activations")
+_WATCH = ("Watch", "watch")
 
 
 def __getattr__(name: str) -> Any:
+    if name in _WATCH:
+        return getattr(importlib.import_module("minidl.lab.watching"), name)
     if name in _DIAGNOSIS:
         return getattr(importlib.import_module("minidl.lab.explain"), name)
     if name in _THEORY:

@@ -12,11 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
-from minidl.backend import to_host
-
-__all__ = ["plot_cosines", "plot_ladder", "plot_ladders"]  # the rest is for the figures of minidl
+__all__ = ["plot_ladder", "plot_ladders"]  # the rest is for the figures of minidl
 
 # Okabe & Ito's colours for all kinds of colour vision, darkest first, with a dash and a marker each
 STYLES = (
@@ -100,26 +96,6 @@ def ladder_axes(ax: Any, low: float, high: float) -> None:
     ax.set_xlabel("hidden layer")
     ax.xaxis.get_major_locator().set_params(integer=True)  # there is no layer 2.5
     ax.grid(True, which="major", axis="y", color="#DDDDDD", linewidth=0.6)
-
-
-def plot_cosines(weight: Any, ax: Any = None) -> Any:
-    """The cosine between the weights of any two units: 1 everywhere where symmetry made them copies of each other.
-
-    Args:
-        weight: (units, ...), an array; a unit whose weights are all zero points nowhere: hatched.
-        ax: Axes to draw into; without it a new figure of pyplot. Its image is ``ax.images[-1]``, for a colour bar.
-    """
-    ax = _axes(ax)
-    rows = to_host(weight).reshape(len(weight), -1).astype(np.float64)
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit = np.divide(rows, length, out=np.full_like(rows, np.nan), where=length > 0)
-    ax.imshow(unit @ unit.T, vmin=-1, vmax=1, cmap="cividis", interpolation="nearest")
-    ax.set(xticks=[], yticks=[])
-    ax.patch.set(facecolor="white", hatch="///", edgecolor="#BBBBBB")  # shows where the image has a gap
-    if not length.any():
-        box = {"facecolor": "white", "edgecolor": "none"}
-        ax.text(0.5, 0.5, "all zero:\nno direction", ha="center", va="center", transform=ax.transAxes, bbox=box)
-    return ax
 
 
 def _mark_lost(ax: Any, values: Sequence[float], low: float, high: float, colour: str) -> None:

@@ -63,19 +63,22 @@ class IdentityMatrix(Display):
         found = np.abs(found[np.isfinite(found)])
         return float(found.mean()) if found.size else math.nan
 
-    def _draw(self, ax: Any) -> None:
-        from matplotlib.cm import ScalarMappable
-
+    def image(self, ax: Any) -> Any:
+        """The matrix alone, without title and colour bar, for a page of many; returns the image, for one common bar."""
         image = ax.imshow(self.cosines, vmin=-1, vmax=1, cmap="cividis", interpolation="nearest")
-        ax.set(xticks=[], yticks=[], xlabel="unit", ylabel="unit")
+        ax.set(xticks=[], yticks=[])
         ax.patch.set(facecolor="white", hatch="///", edgecolor="#BBBBBB")  # shows where the image has a gap
-        bar = ax.inset_axes((1.03, 0.0, 0.045, 1.0))
-        ax.figure.colorbar(ScalarMappable(image.norm, image.cmap), cax=bar, ticks=[-1, 0, 1])
-        bar.tick_params(labelsize=SMALL, labelcolor=ax.xaxis.label.get_color(), color=ax.xaxis.label.get_color())
-        heading(ax, self.title)
         if not np.isfinite(self.cosines).any():
-            box = {"facecolor": "white", "edgecolor": "none"}
-            said = "all zero:\nno direction"
-            ax.text(0.5, 0.5, said, ha="center", va="center", transform=ax.transAxes, bbox=box)
-        elif math.isfinite(self.mean):
+            how = {"ha": "center", "va": "center", "transform": ax.transAxes}
+            ax.text(0.5, 0.5, "all zero:\nno direction", bbox={"facecolor": "white", "edgecolor": "none"}, **how)
+        return image
+
+    def _draw(self, ax: Any) -> None:
+        bar = ax.inset_axes((1.03, 0.0, 0.045, 1.0))
+        ax.figure.colorbar(self.image(ax), cax=bar, ticks=[-1, 0, 1])
+        ink = ax.xaxis.label.get_color()
+        bar.tick_params(labelsize=SMALL, labelcolor=ink, color=ink)
+        ax.set(xlabel="unit", ylabel="unit")
+        if math.isfinite(self.mean):
             ax.set_xlabel(f"unit; mean |cos| {self.mean:.3f},\nof independent units {self.expected:.3f}")
+        heading(ax, self.title)

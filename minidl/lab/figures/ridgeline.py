@@ -170,7 +170,8 @@ def _ridge(
     edges = np.array([b["low"] for b in bins] + [bins[-1]["high"]], dtype=np.float64)
     density = np.array([b["density"] for b in bins], dtype=np.float64)
     low, high = SATURATED.get(record["kind"], (-math.inf, math.inf))
-    values = None if variance is None or not math.isfinite(variance) else _pushed(record["kind"], variance)
+    known = variance is not None and math.isfinite(variance) and np.isfinite(edges).all()
+    values = _pushed(record["kind"], variance) if known and variance is not None else None
     predicted = None if values is None or record["kind"] == "CReLU" else _density(values, edges)
     rms = math.nan if record["rms"] is None else record["rms"]
     says = _says(record, values, low, high)
