@@ -19,6 +19,7 @@ import numpy as np
 
 from minidl import ops
 from minidl.backend import Array, array_module, device_of, to_device, to_host
+from minidl.lab import closer
 from minidl.lab.untouched import each_output, is_channels_last, left_as_it_was, placed, rows_of
 from minidl.nn import Module
 from minidl.optim import Optimizer
@@ -107,6 +108,9 @@ def probe(
     *,
     loss: Callable[[Any, Any], Any] = ops.cross_entropy,
     optimizer: Optimizer | None = None,
+    histograms: bool = False,
+    correlation: bool = False,
+    jacobian: bool = False,
 ) -> Report:
     """Measure every layer on one batch, forward and backward.
 
@@ -118,22 +122,47 @@ def probe(
         y: labels, as the loss wants them.
         loss: ``loss(model(x), y)``, or what the model's own ``training_loss(outputs, y, loss)`` makes of it.
         optimizer: if given, the size of one update is measured too, on copies.
+        histograms: also how every layer's output is distributed, see ``lab.closer``.
+        correlation: also how alike the outputs of different inputs are, and of an input and one nearby.
+        jacobian: also the singular values of the derivative of every weighted layer's output by the first input.
+
+    Returns:
+        The report. ``costs`` says how many seconds each part took: "probe" for all that is always measured, and one for
+        each of the three that was asked for.
 
     Raises:
-        ValueError: no inputs, or a NaN or infinity among them: it would make every number below it meaningless.
+        ValueError: no inputs, or a NaN or infinity among them: it would make every number below it meaningless; a
+            Jacobian of too many entries; the correlation of fewer than two inputs.
         TypeError: inputs that are no floating-point numbers.
     """
+    asked = {"histograms": histograms, "correlation": correlation, "jacobian": jacobian}
+    costs: dict[str, float] = {}
+    found = {name: _timed(costs, name, getattr(closer, name), model, x) for name, wanted in asked.items() if wanted}
+    records, value = _timed(costs, "probe", _records, model, x, y, loss, optimizer)
+    return Report(records, value, costs=costs, **found)
+
+
+def _timed(costs: dict[str, float], name: str, measure: Callable[..., Any], *args: Any) -> Any:
     began = time.perf_counter()
-    inputs, labels = placed(model, x), Tensor(y).data
+    found = measure(*args)
+    costs[name] = time.perf_counter() - began
+    return found
+
+
+def _records(
+    model: Module, x: Any, y: Any, loss: Callable[[Any, Any], Any], optimizer: Optimizer | None
+) -> tuple[list[dict[str, Any]], float]:
+    """One record per layer, and the loss."""
+    inputs = placed(model, x)
     inputs.requires_grad = True  # so that layers whose weights are frozen have a gradient too
-    labels = to_device(labels, device_of(inputs.data))
+    labels = to_device(Tensor(y).data, device_of(inputs.data))
     raw: list[dict[str, Any]] = []
     with left_as_it_was(model):
         each_output(model, partial(_look, raw))
         value = _loss(model, inputs, labels, loss)
         value.backward()
         records = [_read(record | _of_gradient(record["weight"], optimizer)) for record in raw]
-    return Report(records, float(to_host(value.data)), costs={"probe": time.perf_counter() - began})
+    return records, float(to_host(value.data))
 
 
 def _loss(model: Module, inputs: Tensor, labels: Array, loss: Callable[[Any, Any], Any]) -> Tensor:
