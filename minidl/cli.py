@@ -241,6 +241,29 @@ def variance(args: argparse.Namespace) -> int:
     return DONE
 
 
+def diagnose_arguments(sub: argparse.ArgumentParser) -> None:
+    """The arguments of ``minidl diagnose``."""
+    sub.add_argument("network", metavar="NETWORK", help="mlp lenet5 vgg11 resnet20 ..., or a file: FILE.py:make_model")
+    sub.add_argument("--seed", type=int, default=0, help="same seed, same numbers (default: %(default)s)")
+    sub.add_argument(
+        "--data", metavar="NAME", help="data set (default: digits; of a file, its make_batch if it has one)"
+    )
+    sub.add_argument("--batch", type=int, default=256, metavar="N", help="inputs to measure on (default: %(default)s)")
+    built_in = sub.add_argument_group("of the built-in networks")
+    built_in.add_argument("--activation", metavar="NAME", help="default: relu")
+    built_in.add_argument("--init", metavar="SCHEME", help="default: the usual one for the activation")
+    built_in.add_argument("--norm", action=argparse.BooleanOptionalAction, help="batch normalization")
+    built_in.add_argument("--depth", type=int, help="hidden layers of the mlp (default: 20)")
+    built_in.add_argument("--width", type=int, help="units in each of them (default: 100)")
+
+
+def diagnose(args: argparse.Namespace) -> int:
+    """Will it train, and if not why and what to do? Ends with 1 if there is a finding."""
+    from minidl.experiment.diagnose import run
+
+    return run(args, print_json)
+
+
 def _deliver(args: argparse.Namespace, name: str, table: str, figure: Any, content: dict[str, Any]) -> None:
     """Write figure and results into a fresh folder; print the table, or with --json the results alone."""
     from minidl import __version__
@@ -488,6 +511,7 @@ def doctor(args: argparse.Namespace) -> int:
 COMMANDS = (
     Command("compare", "train deep networks, scheme by scheme, and compare", compare_arguments, compare),
     Command("variance", "signal and gradient of one network, layer by layer", variance_arguments, variance),
+    Command("diagnose", "will this network train? if not, why, and what to do", diagnose_arguments, diagnose),
     Command("init", "list the schemes of initialization, show one", init_arguments, init),
     Command("data", "list, fetch, check and show data sets", data_arguments, data),
     Command("lesson", "list the lessons, or run one", lesson_arguments, lesson),

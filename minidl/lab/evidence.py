@@ -6,7 +6,6 @@ library, if somebody fills an ``Evidence`` from its hooks.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from minidl.backend import Array, array_module, to_host
 from minidl.init.fans import conv_fans, conv_transpose_fans, dense_fans
 from minidl.init.registry import title
+from minidl.lab import closer
 from minidl.lab.law import Law, read_law
 from minidl.lab.measure import Report, probe
 from minidl.nn import Module
@@ -28,6 +28,7 @@ from minidl.tensor import Tensor
 __all__ = ["Block", "Evidence", "Geometry", "Weight", "gather"]
 
 UNITS = 256  # of one layer that are compared with each other; more would cost their square
+PRODUCTS = 1e9  # multiplications that a Jacobian may cost: about a second
 NORMS = ("BatchNorm1d", "BatchNorm2d")
 
 Values = NDArray[Any]
@@ -218,12 +219,16 @@ def gather(
     """
     watch = _Watch(model)
     with watch.watching():
-        report = probe(model, x, y, loss=loss, optimizer=optimizer, **_extras())
+        report = probe(model, x, y, loss=loss, optimizer=optimizer)
     modules = dict(model.named_modules())
     if not watch.order:
         raise ValueError(f"{type(model).__name__} has no layer with a weight that runs: there is nothing to diagnose")
     weights = [_described(path, modules[path], watch, report) for path in watch.order]
     _place(weights, report)
+    if len(x) > 1:
+        report.correlation = closer.correlation(model, x)
+    if _affordable(weights):
+        report.jacobian = closer.jacobian(model, x)
     prediction, why = _predicted(model, x, y)
     signal = {**moments(Tensor(x).data), "examples": len(x)}
     return Evidence(
@@ -351,9 +356,15 @@ def _shares(y: Any, shape: tuple[int, ...]) -> list[float] | None:
     return [float(share) for share in np.bincount(labels, minlength=shape[0])[: shape[0]] / len(labels)]
 
 
-def _extras() -> dict[str, bool]:
-    """Correlations of inputs, where the probe measures them."""
-    return {"correlation": True} if "correlation" in inspect.signature(probe).parameters else {}
+def _affordable(weights: list[Weight]) -> bool:
+    """Whether the Jacobian of every layer is quickly made: dense layers of moderate width."""
+    if len(weights) < 2 or any(len(w.record["shape"]) > 1 for w in weights):
+        return False
+    cost, below = 0.0, 0.0
+    for w in weights:
+        below += w.size
+        cost += 3 * w.record["shape"][0] * below
+    return cost <= PRODUCTS
 
 
 def _predicted(model: Module, x: Any, y: Any) -> tuple[Any, str]:
@@ -362,5 +373,5 @@ def _predicted(model: Module, x: Any, y: Any) -> tuple[Any, str]:
         from minidl.lab.theory import predict
 
         return predict(model, x, y), ""
-    except (ImportError, ValueError, TypeError) as error:
+    except (ImportError, ValueError, TypeError, ArithmeticError) as error:
         return None, str(error)

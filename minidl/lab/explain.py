@@ -250,9 +250,15 @@ def _lines(d: Diagnosis) -> Iterator[str]:
         yield from _in_one_line(f, first)
     yield from _wrapped("ok", " ".join(f.rule for f in d.findings if f.level == "ok") or "none")
     if d.skipped:
-        yield from _wrapped("not judged", "; ".join(f"{s['rule']}: {s['why']}" for s in d.skipped))
+        yield from _wrapped("not judged", "; ".join(_by_reason(d.skipped)))
     if d.prediction is None:
         yield from _wrapped("theory", f"none for this network, absolute limits alone ({e.unpredicted})")
+
+
+def _by_reason(skipped: Sequence[Mapping[str, str]]) -> list[str]:
+    """One entry per reason."""
+    reasons = dict.fromkeys(s["why"] for s in skipped)
+    return [f"{' '.join(s['rule'] for s in skipped if s['why'] == why)}: {why}" for why in reasons]
 
 
 def _primary(f: Finding) -> Iterator[str]:

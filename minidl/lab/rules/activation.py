@@ -26,7 +26,7 @@ Record = Mapping[str, Any]
 def _of_kind(e: Evidence, kinds: tuple[str, ...], key: str) -> list[Record]:
     found: list[Record] = [r for r in e.records if r["kind"] in kinds and r.get(key) is not None]
     if not found:
-        raise Skip(f"there is no layer of {' or '.join(kinds)}")
+        raise Skip(f"no layer of {' or '.join(kinds)}")
     return found
 
 

@@ -95,14 +95,14 @@ def normalized_gradient(e: Evidence) -> Verdict:
 )
 def isometry(e: Evidence) -> Verdict:
     """Whether all directions of the input are stretched alike."""
-    if not e.report.jacobian:
-        raise Skip("the Jacobian was not measured: the network is too large for that, or has one layer")
-    last = e.report.jacobian[-1]["layer"]
+    if not e.report.jacobian or not e.hidden:
+        raise Skip("the Jacobian of convolutions, and of wide or very deep networks, is not measured here")
+    last = e.hidden[-1].layer
     values = [r["value"] for r in e.report.jacobian if r["layer"] == last]
     kept = [v for v in values if math.isfinite(v) and v > ZERO * max(values)]
     if len(kept) < 2:
         raise Skip("the Jacobian has fewer than two singular values that are not 0")
-    depth = [w.layer for w in e.weights].index(last) + 1 if last in [w.layer for w in e.weights] else e.depth
+    depth = len(e.hidden)
     value = math.log(max(kept) / statistics.median(kept)) / depth
     return Verdict(
         "warn" if value > ISOMETRY else "ok",
