@@ -196,6 +196,8 @@ class Walk:
         gain, profile, back = through_weight(call, signal, square)
         drift = mean**2 / square if square else 0.0
         variance = gain * (signal.variance + (1 - drift) * signal.mean**2) + spread
+        if not math.isfinite(variance):
+            raise ValueError(f"{self.method}: the second moment after {call.path} is beyond 1e308")
         half = {kind: gain * value for kind, value in _strided(call, signal.half).items()}
         after = Signal.normal(module.fans[0] * mean * signal.mean + shift, variance, half, profile=profile)
         handed_on = 1 - (spread + shift**2) / after.square if after.square else 0.0
@@ -376,8 +378,6 @@ def _batch_norm(walk: Walk, call: Call, signal: Signal) -> tuple[Signal, Back]:
         after, square = _per_channel(signal, scale, beta - scale * to_host(module.running_mean).astype(np.float64))
         return after, _times(square)
     variance = _batch_variance(walk, signal)
-    if variance == 0:
-        raise ValueError(f"{walk.method}: {call.path} normalizes a signal that is constant")
     after, square = _per_channel(_centred(signal, variance), gamma / math.sqrt(variance + module.eps), beta)
     after.luck = 0.0
     elements = walk.inputs * math.prod(call.output.shape[2:])

@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 EULER = 0.57721566490153286061
+WIDE = 20.0  # std of logits from which on the largest decides
 QUANTILE = 1.6448536269514722  # of the normal law: 5 % lie above
 
 
@@ -160,7 +161,8 @@ def residual_growth(blocks: int, *, norm: bool = False, branch: float = 1.0, sho
 def initial_loss(logit_std: float, classes: int) -> float:
     """``E ln Σ exp(s ξ_k)``: the cross entropy of K logits that are independent ``N(0, s²)`` and know nothing of y.
 
-    For small s ``ln K + (s²/2)(1 - 1/K)``. Exact for any s: ``E ln S = ∫ (exp(-eˣ) - (E exp(-e^(x + sξ)))^K) dx``.
+    For small s ``ln K + (s²/2)(1 - 1/K)``, for large s the largest logit. Between them exact:
+    ``E ln S = ∫ (exp(-eˣ) - (E exp(-e^(x + sξ)))^K) dx``.
 
     Args:
         logit_std: s.
@@ -171,7 +173,16 @@ def initial_loss(logit_std: float, classes: int) -> float:
     """
     if not 0 <= logit_std < math.inf or classes < 1:
         raise ValueError(f"initial loss: std must be finite and >= 0, classes >= 1; got {logit_std!r} and {classes!r}")
-    step = 0.2  # the integrands are smooth within ±iπ/2: the trapezoid rule is exact to rounding
+    if logit_std <= WIDE:
+        return _log_sum(logit_std, classes)
+    largest = classes * gaussian_mean(lambda z: z * _normal(z) ** (classes - 1))  # of K normals, on average
+    others = _log_sum(WIDE, classes) - WIDE * largest  # what the others add falls like 1/s
+    return logit_std * largest + others * WIDE / logit_std
+
+
+def _log_sum(logit_std: float, classes: int) -> float:
+    """The integral, by the trapezoid rule: the integrands are smooth within ±iπ/2, so it is exact to rounding."""
+    step = 0.3
     count = max(round(12 * logit_std / step), 60)
     xi = np.linspace(-12.0, 12.0, 2 * count + 1)
     weight = np.exp(-0.5 * xi**2) / np.exp(-0.5 * xi**2).sum()

@@ -162,7 +162,7 @@ def _average(f: Callable[[Values], Values], q: float, tolerance: Values | float 
 def _panels(f: Callable[[Values], Values], low: Values, high: Values, q: float) -> Values:
     """The part of the average that each panel gives: (rows, panels)."""
     z, weight = legendre(low, high)
-    weight = weight * np.exp(-0.5 * z * z / q) / math.sqrt(2 * math.pi * q)
+    weight = weight * np.exp(-0.5 * (z / math.sqrt(q)) ** 2) / math.sqrt(2 * math.pi * q)
     result: Values = (f(z.ravel()).reshape(-1, *z.shape) * weight).sum(axis=-1)
     return result
 
@@ -238,8 +238,10 @@ def _parameters(function: Function) -> list[str] | None:
 
 def _quotient_square(phi: Function, z: Values, step: float) -> Values:
     """``φ'(z)²`` as the mean of the squared quotients of the two sides: error O(step²), and right for a kink at z."""
-    below, here, above = (evaluate(phi, z + shift) for shift in (-step, 0.0, step))
-    return 0.5 * ((here - below) ** 2 + (above - here) ** 2) / step**2
+    steps = np.maximum(step, _STEP * np.abs(z))  # far out φ changes more slowly, and its rounding is larger
+    here = evaluate(phi, z)
+    below, above = ((evaluate(phi, z + side * steps) - here) / steps for side in (-1, 1))
+    return 0.5 * (below**2 + above**2)
 
 
 def _checked(q: float) -> float:

@@ -146,7 +146,7 @@ def half_difference(f: str | Function, q: float, apart: float, **params: Any) ->
         return q * apart * gaussian_moments(f, q, **params).slope_square
     phi, s = filled(f, params), math.sqrt(q * apart * (2 - apart))
     u, weight = legendre(*_finer(edges(q, 9, 9.0), s))
-    u, weight = u.ravel(), weight.ravel() * np.exp(-0.5 * u.ravel() ** 2 / q) / math.sqrt(2 * math.pi * q)
+    u, weight = u.ravel(), weight.ravel() * np.exp(-0.5 * (u.ravel() / math.sqrt(q)) ** 2) / math.sqrt(2 * math.pi * q)
     return 0.5 * float(weight @ _given(phi, u, (1 - apart) * u, s, bends(9.0 * math.sqrt(q))))
 
 
