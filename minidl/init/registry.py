@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from minidl.text import unknown
 
-__all__ = ["Initializer", "InitializerLike", "Request", "Scheme", "entry", "get", "names", "register", "title"]
+__all__ = ["Initializer", "InitializerLike", "Request", "get", "names", "register"]
 
 P = ParamSpec("P")
 

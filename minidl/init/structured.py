@@ -17,7 +17,7 @@ from minidl.init.registry import Initializer, Request, register
 from minidl.init.sample import standard_normal
 from minidl.text import unknown
 
-__all__ = ["centred", "correlated_normal", "dirac", "identity", "matrix_shape", "shared_draw", "sparse"]
+__all__ = ["correlated_normal", "dirac", "identity", "shared_draw", "sparse"]
 
 Values: TypeAlias = NDArray[Any]
 SHARED_AMONG = ("units", "layers")
