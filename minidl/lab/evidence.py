@@ -60,7 +60,8 @@ class Weight:
         geometry: what its sizes say of the fans; None for a layer of an unknown kind.
         scheme: by what it was drawn, in words; None if it declares nothing.
         law: the distribution that the scheme's formula stands for; None if it is no plain law.
-        touched: biases that were declared zero are not: it has been trained, or set by hand.
+        touched: whether biases that were declared zero are not: it has been trained, or set by hand. None where
+            nothing of the kind was declared.
         into: mean, rms, std and batch_std of what enters it.
         activation: record of the activation that follows, or None.
         normalized: whether a normalization follows before the next weight.
@@ -79,7 +80,7 @@ class Weight:
     geometry: Geometry | None = None
     scheme: str | None = None
     law: Law | None = None
-    touched: bool = False
+    touched: bool | None = None
     into: Signal = field(default_factory=dict)
     activation: Mapping[str, Any] | None = None
     normalized: bool = False
@@ -140,6 +141,12 @@ class Evidence:
     def depth(self) -> int:
         """Layers with weights."""
         return len(self.weights)
+
+    @property
+    def trained(self) -> bool:
+        """Whether the weights are no longer as they were drawn, as far as that shows."""
+        marks = [w.touched for w in self.weights if w.touched is not None]
+        return any(marks) or (bool(self.history) and not marks)
 
     @property
     def classes(self) -> int | None:
@@ -297,8 +304,8 @@ def _described(path: str, module: Any, watch: _Watch, report: Report) -> Weight:
         fans=getattr(module, "fans", None),
         geometry=geometry,
         scheme=None if scheme is None else title(scheme),
-        law=_law(module, scheme, geometry, tuple(whole.shape)),
-        touched=getattr(declared, "name", "") == "zeros" and biases is not None and bool(np.any(biases)),
+        law=_law(module, scheme, tuple(whole.shape)),
+        touched=None if biases is None or getattr(declared, "name", "") != "zeros" else bool(np.any(biases)),
         into=watch.into[path],
         block=next((b.layer for b in watch.blocks if path.startswith(f"{b.layer}.")), ""),
     )
@@ -310,11 +317,11 @@ def _scheme(module: Any) -> Any:
     return drawn or getattr(module, "initializers", {}).get("weight")
 
 
-def _law(module: Any, scheme: Any, geometry: Geometry | None, shape: tuple[int, ...]) -> Law | None:
-    """What the formula of the scheme says, with the fans that the layer's sizes give."""
-    if not hasattr(scheme, "law") or geometry is None or getattr(module, "fans", None) is None:
+def _law(module: Any, scheme: Any, shape: tuple[int, ...]) -> Law | None:
+    """What the formula of the scheme says, with the fans that the layer declares."""
+    if not hasattr(scheme, "law") or getattr(module, "fans", None) is None:
         return None
-    values = {**scheme.params, "fan_in": geometry.fan_in, "fan_out": geometry.fan_out, "a": 0.0}
+    values = {**scheme.params, "fan_in": module.fans[0], "fan_out": module.fans[1], "a": 0.0}
     values["a"] = scheme.params.get("negative_slope", 0.0)
     return read_law(scheme.law, values, shape)
 

@@ -19,7 +19,12 @@ class History(list[dict[str, Any]]):
     Keys: epoch, step (updates so far), lr, train_loss and train_accuracy (means over the epoch, while the weights were
     changing), then loss and accuracy on val and test where these parts are not empty, and seconds. Where the targets
     are no class numbers there is no accuracy.
+
+    Attributes:
+        diagnosis: why the loss never left its start, see ``lab.diagnose``; None for a run that learned.
     """
+
+    diagnosis: Any = None
 
     def __str__(self) -> str:
         headings = {key: key.replace("accuracy", "acc.") for key in self._keys()}  # for 100 columns
@@ -58,8 +63,16 @@ class Diverged(ArithmeticError):
         layer: path of the first layer, in order of execution, with such a value; "" if it was found in the input or
             in the loss alone.
         history: the records of the epochs that were finished.
+        diagnosis: of the network as it was at the start, see ``lab.diagnose``; None if the run was quiet.
     """
 
     def __init__(self, message: str, step: int, layer: str, history: History) -> None:
         super().__init__(message)
         self.step, self.layer, self.history = step, layer, history
+        self.diagnosis: Any = None
+
+    def explain(self, diagnosis: Any) -> None:
+        """Hold the diagnosis, and print it with the message."""
+        if diagnosis is not None:
+            self.diagnosis = diagnosis
+            self.add_note(f"The network as it was at the start: {diagnosis}")

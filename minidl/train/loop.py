@@ -17,9 +17,10 @@ from minidl.data.loader import Transform
 from minidl.nn import BatchNorm1d, BatchNorm2d, Module
 from minidl.optim import Optimizer, Schedule, clip_grad_norm
 from minidl.tensor import Tensor, no_grad
-from minidl.text import progress
+from minidl.text import progress, say
+from minidl.train.failure import Start, is_flat
 from minidl.train.finite import EVERY_ON_GPU, Tripwire, objective
-from minidl.train.history import History
+from minidl.train.history import Diverged, History
 from minidl.train.run import Best, Run, Totals, name_of, printed
 
 __all__ = ["evaluate", "fit"]
@@ -76,15 +77,16 @@ def fit(
         callbacks: see above; ``Checkpoint`` and ``Curve`` are two.
         early_stopping: end after so many epochs without a smaller loss on ``.val``, and return to the best weights.
         seed: of the order of the batches, and of ``transform``.
-        quiet: no progress bar even on a terminal.
+        quiet: no progress bar even on a terminal, and no diagnosis of a run that fails.
         transform: ``transform(x, rng) -> x`` on training batches, for augmentation, see ``data.DataLoader``.
         drop_last: leave out a last batch that is smaller than ``batch_size``.
 
     Returns:
-        One record per epoch.
+        One record per epoch. A run whose loss never left its start says why on stderr; ``history.diagnosis`` has it.
 
     Raises:
-        Diverged: a loss or gradient was not finite; it names step and layer, and holds the history so far.
+        Diverged: a loss or gradient was not finite; it names step and layer, and holds the history so far and the
+            diagnosis of the network as it was at the start.
         ValueError: early stopping without a validation part, an optimizer that knows none of the parameters, or a last
             batch of one example for a network with batch normalization, which needs two.
         TypeError: a split, an optimizer or a callback that is none.
@@ -101,14 +103,23 @@ def fit(
     run.settings = _settings(run, loss, schedule, clip, early_stopping)
     tripwire = Tripwire(run, loss, every=1 if device == "cpu" else EVERY_ON_GPU)
     _tell("on_start", run)
-    while not run.over:
-        run.epoch = len(run.history) + 1
-        _one_epoch(run, loss, tripwire, schedule, clip, quiet)
-        _look(run, split, loss)
-        _tell("on_epoch", run)
-        if run.best is not None and run.best.should_stop(run.history[-1]["val_loss"]):
-            run.stop = True
-        _tell("on_checked", run)
+    start = None if quiet else Start(model)
+    try:
+        while not run.over:
+            run.epoch = len(run.history) + 1
+            _one_epoch(run, loss, tripwire, schedule, clip, quiet)
+            _look(run, split, loss)
+            _tell("on_epoch", run)
+            if run.best is not None and run.best.should_stop(run.history[-1]["val_loss"]):
+                run.stop = True
+            _tell("on_checked", run)
+    except Diverged as end:
+        if start is not None:
+            end.explain(start.diagnosis(run, split.train, loss))
+        raise
+    if start is not None and is_flat(run, loss):
+        run.history.diagnosis = start.diagnosis(run, split.train, loss, run.history)
+        say(f"the training loss never left its start\n{run.history.diagnosis or ''}")
     if run.best is not None:
         run.best.restore()
     _tell("on_end", run)

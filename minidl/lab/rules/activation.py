@@ -43,9 +43,7 @@ def _saturated(e: Evidence, kinds: tuple[str, ...], tolerated: float) -> Verdict
     worst = max(records, key=lambda r: r["saturated"])
     value, theory = worst["saturated"], _theory(e, worst, "saturated")
     ok = tolerated if theory is None else max(theory + SATURATED_OVER_THEORY, tolerated)
-    level = "ok" if value <= ok else "fail" if value > SATURATED_FAIL else "warn" if value > SATURATED_WARN else "info"
-    if level == "ok" and value > SATURATED_FAIL:
-        level = "fail"  # as the theory has it, and no better for that
+    level = "fail" if value > SATURATED_FAIL else "warn" if value > SATURATED_WARN else "ok" if value <= ok else "info"
     fix = matched_scheme(e)
     return Verdict(
         level,
@@ -165,7 +163,7 @@ def _zero_biases(e: Evidence) -> str:
     "share of ReLU units that are above 0 on the whole batch, from the second on",
     limits=(f"≤ {ALWAYS_ON:.0%}", f"> {ALWAYS_ON:.0%}", "never"),
     source="weights of one sign, see W2; measured for the article's Kaiming",
-    explained_by=("D1", "W2", "S1", "W3"),
+    explained_by=("D1", "W2", "S1", "W3", "F1", "F3", "F4"),
 )
 def always_on_units(e: Evidence) -> Verdict:
     """A ReLU that is always on is a straight line: such a network is linear."""

@@ -14,7 +14,6 @@ CHANGE_FAIL = 14.0  # measured on digits: within 300 steps networks with 13.7 st
 SPREAD_WARN, SPREAD_FAIL = 0.3, 0.012  # of std over inputs, over std
 COSINE_OFF = 0.1  # from the theory
 COSINE_FAIL = 0.9999
-NEAR_WARN = 0.02  # loss of correlation of nearby inputs, over what they began with
 
 
 @rule(
@@ -154,7 +153,7 @@ def _share(w: Weight) -> float:
 @rule(
     "F4",
     "forward",
-    "mean cosine of two inputs at the output layer",
+    "mean cosine of two inputs at the last hidden layer",
     limits=(f"theory ± {COSINE_OFF:g}", "off the theory by more", f"> {COSINE_FAIL:g}"),
     source="correlation map, Poole et al. 2016; failing limit measured on digits",
     explained_by=("D1", "W2", "W3", "S1", "F2", "F3"),
@@ -163,8 +162,10 @@ def correlation_of_inputs(e: Evidence) -> Verdict:
     """The same seen as an angle: at cosine 1 all inputs are one."""
     if not e.report.correlation:
         raise Skip("the probe measured no correlations")
-    last = e.report.correlation[-1]
-    value, layer = last["cosine"], last["layer"]
+    if not e.hidden:
+        raise Skip("there is no hidden layer")
+    layer = e.hidden[-1].layer
+    value = next((r["cosine"] for r in e.report.correlation if r["layer"] == layer), None)
     if value is None or not math.isfinite(value):
         raise Skip(f"the cosine at {layer} is not finite")
     theory = _predicted_cosine(e, layer)
@@ -193,8 +194,8 @@ def _predicted_cosine(e: Evidence, layer: str) -> float | None:
 @rule(
     "F5",
     "forward",
-    "1 - correlation of an input and a slightly changed copy: last layer over first",
-    limits=("not above 1", f"grows by more than e^{CHANGE_WARN:g}", "never"),
+    "1 - cosine of an input and a slightly changed copy: last hidden layer over first",
+    limits=("ln of it at most 1", f"more than {CHANGE_WARN:g}; between them info", "never"),
     source="chaotic phase, χ₁ > 1: Poole et al. 2016",
     explained_by=("D1", "W1", "W2", "F1"),
 )
@@ -202,7 +203,7 @@ def nearby_inputs(e: Evidence) -> Verdict:
     """In the chaotic phase a tiny change of the input grows from layer to layer."""
     if not e.report.correlation:
         raise Skip("the probe measured no correlations")
-    own = {w.layer for w in e.weights}
+    own = {w.layer for w in e.hidden}
     apart = [1 - r["near"] for r in e.report.correlation if r["layer"] in own and r["near"] is not None]
     apart = [a for a in apart if math.isfinite(a) and a > 0]
     if len(apart) < 2:
@@ -215,9 +216,9 @@ def nearby_inputs(e: Evidence) -> Verdict:
         growth,
         0.0,
         "ln of the growth of a small difference",
-        f"1 - correlation of nearby inputs goes from {apart[0]:.2g} to {apart[-1]:.2g}: e^{growth:.2g}",
+        f"1 - cosine of nearby inputs goes from {apart[0]:.2g} to {apart[-1]:.2g}: e^{growth:.2g}",
         cause="chaotic phase: nearby inputs part",
-        layer=e.weights[-1].layer,
+        layer=e.hidden[-1].layer,
         fix=fix.code if level == "warn" else "",
         effect=fix.effect if level == "warn" else "",
     )

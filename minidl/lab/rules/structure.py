@@ -17,6 +17,7 @@ NORM_WARN, NORM_FAIL = 1.2, 1.6  # growth of E δ² per layer
 NORM_DEPTH = 20
 
 ISOMETRY = 0.1  # ln(σ_max / median σ) per layer
+UNEVEN = 6.0  # the same over the depth
 ZERO = 1e-6  # of the largest: below it a singular value is 0
 
 WIDTH_OK, WIDTH_WARN = 0.3, 1.0  # Σ 1/n
@@ -89,7 +90,7 @@ def normalized_gradient(e: Evidence) -> Verdict:
     "J1",
     "structure",
     "ln(largest / median singular value of the Jacobian that is not 0), per layer",
-    limits=(f"≤ {ISOMETRY:g}", f"> {ISOMETRY:g}", "never"),
+    limits=(f"≤ {ISOMETRY:g}", f"over the depth more than {UNEVEN:g}; between them info", "never"),
     source="Pennington et al. 2017; threshold ours",
     explained_by=("D1", "W1", "W2", "W3", "S1", "F1", "F3", "F5"),
 )
@@ -105,7 +106,7 @@ def isometry(e: Evidence) -> Verdict:
     depth = len(e.hidden)
     value = math.log(max(kept) / statistics.median(kept)) / depth
     return Verdict(
-        "warn" if value > ISOMETRY else "ok",
+        "ok" if value <= ISOMETRY else "warn" if value * depth > UNEVEN else "info",
         value,
         0.0,
         "ln(σ_max/median σ) per layer",

@@ -39,7 +39,7 @@ def declared_spread(e: Evidence) -> Verdict:
     judged = [w for w in e.weights if w.law is not None and w.law.std > 0 and w.law.independent]
     if not judged:
         raise Skip("no layer declares its fans and a scheme whose formula is a plain law")
-    if e.history or any(w.touched for w in e.weights):
+    if e.trained:
         raise Skip("the biases are no longer as declared: the network was trained, or set by hand")
     off = [w for w in judged if abs(_ratio(w) - 1) > max(TOLERANCE, STANDARD_ERRORS / math.sqrt(2 * w.size))]
     if not off:
