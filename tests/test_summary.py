@@ -58,6 +58,33 @@ def test_every_network_with_every_activation_is_summarised(name, activation):
     assert max(map(len, str(found).splitlines())) <= 100
 
 
+def test_every_layer_shows_what_it_is_predicted_to_do_to_the_second_moment():
+    model = small_net()
+    ratios = {
+        r["layer"]: r["variance_ratio"] for r in lab.summary(model, (3, 32, 32)).records if r["layer"] != "output"
+    }
+    kernel = fetch(model.conv.weight).astype(np.float64)
+    inside = (1 - 2 / (3 * 32)) ** 2  # of nine taps, those on the border of the image meet zeros
+    assert ratios["conv"] == pytest.approx(27 * inside * (kernel**2).mean(), rel=1e-9)
+    assert ratios["conv"] * ratios["norm"] == pytest.approx(1, abs=1e-4)  # as in training: variance 1
+    assert ratios["act"] == pytest.approx(0.5, rel=1e-9)
+    assert ratios["pool"] == pytest.approx(3.088, abs=2e-3)  # neighbours that know nothing of each other
+    assert (ratios["flatten"], ratios["dropout"]) == (1, 2)
+
+
+def test_a_network_that_cannot_be_followed_has_no_column_of_ratios():
+    class Own(nn.Module):
+        def __init__(self):
+            self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.last(self.first(x).tanh())
+
+    found = lab.summary(Own().to(DEVICE), 4)
+    assert [r["variance_ratio"] for r in found.records] == [None, None] and "ratio" not in str(found)
+    assert "ratio" in str(lab.summary(nn.Sequential(nn.Linear(4, 2)).to(DEVICE), 4))
+
+
 def schemes(model, shape=(1, 28, 28)):
     return {r["layer"]: r["scheme"] for r in lab.summary(model, shape).records if r["fan_in"] is not None}
 

@@ -43,10 +43,14 @@ class Call:
 
     @property
     def kind(self) -> str:
-        """The class of ours whose ``forward`` this module has, or the name of a class of the user's."""
+        """The class of ours whose ``forward`` this module has; the name of a class of the user's with " (own)"."""
         own: Any = type(self.module)
-        ours = (k for k in own.__mro__ if k.__module__.startswith("minidl.") and k.forward is own.forward)
-        return str(next(ours, own).__name__)
+        ours = (k.__name__ for k in own.__mro__ if k.__module__.startswith("minidl.") and k.forward is own.forward)
+        return str(next(ours, f"{own.__name__} (own)"))
+
+
+def _which(call: Call) -> str:
+    return f"{call.path or 'the model'} is a {type(call.module).__name__}"
 
 
 def trace(model: Any, x: Any) -> Call:
@@ -65,7 +69,7 @@ def trace(model: Any, x: Any) -> Call:
 
     handles = [module.register_forward_hook(hook_of(path)) for path, module in model.named_modules()]
     try:
-        with no_grad():
+        with no_grad(), np.errstate(all="ignore"):  # the values do not matter
             model(x)
     finally:
         for handle in handles:
@@ -87,8 +91,11 @@ class Signal:
         luck: variance of ln E x² over draws of the weights, as it is handed on.
         own: the same, of this layer's few units alone.
         slopes: gives φ'² of the activation that it came out of, for each value of the law; None for other layers.
+        favoured: how much more than the average ``E δ²`` reaches those elements of the signal before where the slope of
+            the activation that it came out of is not 0.
         profile: of an image, E x² at each place (H, W) over that of all; None: everywhere the same.
         delta: ``E δ²``, one number or one for each place; set on the way back.
+        surplus: what of it comes on top where the slope of the activation before is not 0.
     """
 
     law: Law
@@ -101,7 +108,9 @@ class Signal:
     square: float = math.nan
     profile: Values | None = None
     slopes: Callable[[], Values] | None = None
+    favoured: float = 1.0
     delta: Any = 0.0
+    surplus: Any = 0.0
 
     def __post_init__(self) -> None:
         self.mean = self.law.mean if math.isnan(self.mean) else self.mean
@@ -141,7 +150,7 @@ class Walk:
 
     def __init__(self, method: str, otherwise: str, inputs: int = 0, trained: bool = False) -> None:
         self.method, self.otherwise, self.inputs, self.trained = method, otherwise, inputs, trained
-        self.steps: list[tuple[Signal, list[tuple[Signal, Back]]]] = []
+        self.steps: list[tuple[Signal, list[tuple[Signal, Back, float]]]] = []
 
     # ---- up
 
@@ -159,7 +168,7 @@ class Walk:
         if call.inside:
             return self.along(call, signal)
         raise ValueError(
-            f"{self.method}: {call.path or 'the model'} is a {kind}, and it is not known what that does to a signal. "
+            f"{self.method}: {_which(call)}, and it is not known what that does to a signal. "
             f"Known: the weighted layers, activations, {', '.join([*CONTAINERS, *LAYERS])}; {self.otherwise}"
         )
 
@@ -178,14 +187,13 @@ class Walk:
 
     def _lost(self, call: Call, why: str) -> ValueError:
         return ValueError(
-            f"{self.method}: {call.path or 'the model'} is a {call.kind} whose forward computes by itself, and that "
-            f"cannot be followed: {why}. Build it of nn layers (nn.Flatten, nn.ReLU, nn.Residual …), or "
-            f"{self.otherwise}"
+            f"{self.method}: {_which(call)} whose forward computes by itself, and that cannot be followed: {why}. "
+            f"Build it of nn layers (nn.Flatten, nn.ReLU, nn.Residual …), or {self.otherwise}"
         )
 
     def step(self, call: Call, before: Signal, after: Signal, back: Back) -> Signal:
         """Note that ``after`` came of ``before``, and what becomes of ``E δ²`` on the way back."""
-        self.steps.append((after, [(before, back)]))
+        self.steps.append((after, [(before, back, after.favoured)]))
         return after
 
     def weighted(self, call: Call, signal: Signal) -> tuple[Signal, Back]:
@@ -219,8 +227,10 @@ class Walk:
         for signal, delta in outputs:
             signal.delta = signal.delta + delta
         for after, sources in reversed(self.steps):
-            for before, back in sources:
-                before.delta = before.delta + back(after.delta)
+            for before, back, favoured in sources:
+                sent = back(after.delta + after.surplus)
+                before.delta = before.delta + sent
+                before.surplus = before.surplus + (favoured - 1) * sent
 
 
 def weight_moments(weight: Any) -> tuple[float, float]:
@@ -321,7 +331,7 @@ def _activation(walk: Walk, call: Call, signal: Signal) -> tuple[Signal, Back]:
     after.neighbours = 1 - signal.apart("near1")
     elasticity = _elasticity(phi, signal, after)
     if after.square:
-        fourth = after.law.average(lambda h: h**4) / after.square**2
+        fourth = after.law.average(lambda h: (h / math.sqrt(after.square)) ** 4)
         after.luck = elasticity**2 * signal.luck + (fourth - 1) * walk.shared(signal) / call.output.shape[1]
     if signal.profile is not None:
         profile = signal.profile**elasticity
@@ -420,14 +430,14 @@ def _max_pool(walk: Walk, call: Call, signal: Signal) -> tuple[Signal, Back]:
 
     The gradient goes to the largest alone, and the slope there is not the average: a ReLU is on where it is largest.
     """
-    alike = max(signal.neighbours, 1 - signal.apart("near1"))
-    largest, bias = signal.law.largest_of(_window(call), alike), 1.0
+    largest = signal.law.largest_of(_window(call), max(signal.neighbours, 1 - signal.apart("near1")))
+    after, back = _pooled(call, signal, largest, 1.0)
     if signal.slopes is not None:
         slopes = signal.slopes()
         order = np.argsort(signal.law.values, kind="stable")  # that of ``largest``
         average = signal.law.chances @ slopes
-        bias = float(largest.chances @ slopes[order] / average) if average else 1.0
-    return _pooled(call, signal, largest, bias)
+        after.favoured = float(largest.chances @ slopes[order] / average) if average else 1.0
+    return after, back
 
 
 def _avg_pool(walk: Walk, call: Call, signal: Signal) -> tuple[Signal, Back]:
@@ -469,7 +479,7 @@ def _flatten(walk: Walk, call: Call, signal: Signal) -> tuple[Signal, Back]:
 
 def _same(walk: Walk, call: Call, signal: Signal) -> tuple[Signal, Back]:
     """A copy."""
-    return replace(signal, half=dict(signal.half), own=0.0, delta=0.0), _times(1.0)
+    return replace(signal, half=dict(signal.half), own=0.0, favoured=1.0, delta=0.0, surplus=0.0), _times(1.0)
 
 
 def _dropout(walk: Walk, call: Call, signal: Signal) -> tuple[Signal, Back]:
@@ -501,8 +511,25 @@ def _residual(walk: Walk, call: Call, signal: Signal) -> Signal:
     added = walk.through(calls[id(module.branch)], signal)
     kept = signal if module.shortcut is None else walk.through(calls[id(module.shortcut)], signal)
     total = _sum(added, kept)
-    walk.steps.append((total, [(added, _times(1.0)), (kept, _times(1.0))]))
+    favoured = _kept_on(module.activation, kept, added) if module.activation is not None else 1.0
+    walk.steps.append((total, [(added, _times(1.0), 1.0), (kept, _times(1.0), favoured)]))
     return total if module.activation is None else walk.through(calls[id(module.activation)], total)
+
+
+def _kept_on(activation: Any, kept: Signal, added: Signal) -> float:
+    """``E φ'(x + y)² φ'(x)²`` over the product of the averages: a ReLU that is on is rather on after a sum, too."""
+    if kept.slopes is None:
+        return 1.0
+    phi = functools.partial(activation.function, **activation.options)
+    slopes, noise = kept.slopes(), math.sqrt(added.variance)
+    step = max(len(slopes) // 500, 1)  # 24 001 values are more than it takes
+    x, before, chances = kept.law.values[::step], slopes[::step], kept.law.chances[::step]
+    y = np.linspace(-4.0, 4.0, 41)
+    weight = np.exp(-0.5 * y * y) / np.exp(-0.5 * y * y).sum()
+    at = x[:, None] + added.mean + noise * y
+    after = _slopes(phi, Law(at.ravel(), np.full(at.size, 1 / at.size))).reshape(at.shape) @ weight
+    product = (chances @ after) * (chances @ before)
+    return float((chances @ (after * before)) * chances.sum() / product) if product else 1.0
 
 
 def _sum(a: Signal, b: Signal) -> Signal:
@@ -528,7 +555,7 @@ def _concat(walk: Walk, call: Call, signal: Signal) -> Signal:
     after = Signal(Law.mixture([part.law for part in parts], shares), half)
     after.mean, after.square = mixed([part.mean for part in parts]), mixed([part.square for part in parts])
     _mix(after, parts, [share * part.square for share, part in zip(shares, parts, strict=True)])
-    walk.steps.append((after, [(part, _times(1.0)) for part in parts]))
+    walk.steps.append((after, [(part, _times(1.0), 1.0) for part in parts]))
     return after
 
 
