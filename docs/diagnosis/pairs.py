@@ -69,7 +69,7 @@ def times(model: nn.Module, factor: float, *layers: str) -> nn.Module:
     return model
 
 
-@planted("D1", "pixels 0 to 255 with an offset, not standardized")
+@planted("D1", "inputs of mean 300 and std 60")
 def raw_pixels() -> Case:
     """He and ReLU."""
     x, y = batch()
@@ -140,10 +140,10 @@ def one_direction() -> Case:
     return case(mlp(12, "softplus", init.normal(std=0.05)))
 
 
-@planted("F5", "N(0, 0.2²) and tanh, 20 layers: σ_w = 2")
+@planted("F5", "N(0, 0.2²) and tanh, 26 layers: σ_w = 2")
 def chaos() -> Case:
     """Beyond the edge of chaos."""
-    return case(mlp(20, "tanh", init.normal(std=0.2)))
+    return case(mlp(26, "tanh", init.normal(std=0.2)))
 
 
 @planted("A1", "N(0, 4²) and tanh, 2 layers")
@@ -164,11 +164,11 @@ def too_linear() -> Case:
     return case(mlp(2, "tanh", init.normal(std=0.004)))
 
 
-@planted("A4", "biases of -5 in one layer of ReLU")
+@planted("A4", "biases of -4 in one layer of ReLU")
 def dead() -> Case:
     """Few inputs reach so far."""
     model = mlp(3)
-    model.linear2.bias.data = model.linear2.bias.data - np.float32(5)
+    model.linear2.bias.data = model.linear2.bias.data - np.float32(4)
     return case(model)
 
 
@@ -248,7 +248,7 @@ def normalized() -> Case:
 @planted("J1", "LeCun and tanh, 28 layers: Gaussian where orthogonal is better")
 def uneven_directions() -> Case:
     """Gaussian weights stretch some directions more than others, layer after layer."""
-    return case(mlp(28, "tanh", init.lecun_normal()))
+    return case(mlp(28, "tanh", init.lecun_normal(), width=64))
 
 
 @planted("V1", "12 layers of width 8")
@@ -291,7 +291,7 @@ def with_tables(page: str) -> str:
     for name, table in (("rules", rules_table()), ("pairs", pairs_table())):
         start, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
         before, _, rest = page.partition(start)
-        page = before + start + table + end + rest.partition(end)[2]
+        page = before + start + table + end + rest.partition(end.lstrip("\n"))[2]
     return page
 
 

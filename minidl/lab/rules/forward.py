@@ -27,7 +27,9 @@ COSINE_FAIL = 0.9999
 def kept_signal(e: Evidence) -> Verdict:
     """The second moment of what enters a layer, from the first to the last: kept, vanishing or exploding."""
     values = [w.into["rms"] for w in e.weights]
-    total = 2 * _log_ratio(values[-1], values[0])
+    if not all(math.isfinite(v) and v > 0 for v in values):
+        raise Skip("a signal is exactly 0 or not finite, see F2")
+    total = 2 * math.log(values[-1] / values[0])
     change = abs(total)
     steps = max(len(values) - 1, 1)
     level = level_of(change, CHANGE_WARN, CHANGE_FAIL)
@@ -46,14 +48,6 @@ def kept_signal(e: Evidence) -> Verdict:
     )
 
 
-def _log_ratio(last: float, first: float) -> float:
-    if not (math.isfinite(last) and math.isfinite(first)):
-        return math.inf
-    if last <= 0 or first <= 0:
-        return -math.inf if last <= first else math.inf
-    return math.log(last / first)
-
-
 def _root(total: float, steps: int) -> float:
     return math.exp(min(total / steps, 700.0))
 
@@ -61,7 +55,7 @@ def _root(total: float, steps: int) -> float:
 def _where(e: Evidence, values: list[float], total: float) -> str:
     """The first layer that gets a signal changed by more than is harmless."""
     for w, value in zip(e.weights, values, strict=True):
-        if abs(2 * _log_ratio(value, values[0])) > CHANGE_WARN:
+        if abs(2 * math.log(value / values[0])) > CHANGE_WARN:
             return w.layer
     return e.weights[-1].layer if total else ""
 
@@ -89,7 +83,7 @@ def _input_of(e: Evidence, w: Weight) -> float | None:
     "a value that is not finite, or a signal that is exactly 0",
     limits=("none", "—", "any"),
     source="the range of float32: 1e-45 to 3.4e38",
-    explained_by=("D1", "W1", "W2", "W3", "S1", "G1", "F1"),
+    explained_by=("D1", "W1", "W2", "W3", "S1", "G1"),
 )
 def finite_signal(e: Evidence) -> Verdict:
     """Overflow or underflow: from this layer on nothing is left to learn from."""
@@ -127,7 +121,9 @@ def distinct_inputs(e: Evidence) -> Verdict:
     """Inputs that become alike on the way up: the total std may look perfect while nothing is said about the input."""
     if len(e.weights) < 2:
         raise Skip("there is no hidden layer")
-    shares = {w.layer: _share(w) for w in e.weights[1:]}
+    shares = {w.layer: _share(w) for w in e.weights[1:] if w.into["rms"] > 0}
+    if not shares:
+        raise Skip("every signal is exactly 0, see F2")
     layer = min(shares, key=lambda each: shares[each])
     value = shares[layer]
     first = next((name for name, share in shares.items() if share < SPREAD_WARN), layer)
