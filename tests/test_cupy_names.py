@@ -7,6 +7,7 @@ strict library saw while every operation, layer and optimizer ran on it, array m
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import inspect
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import strict
 from draw import Draw
+from test_optim import KINDS
 
 from minidl import Tensor, backend, nn, ops, optim
 from minidl.nn.activation import LAYERS
@@ -130,8 +132,8 @@ def train(layers: list[nn.Module]) -> None:
     model = nn.Sequential(*layers).to("gpu")
     x = Tensor(np.random.default_rng(0).normal(size=(4, 1, 8, 8)).astype("float32")).to("gpu")
     y = Tensor(np.array([0, 1, 1, 0])).to("gpu")
-    makers = [optim.Adam, optim.AdamW, lambda p: optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1)]
-    for make in makers:
+    settings = {optim.SGD: {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}}
+    for make in [functools.partial(kind, lr=0.1, **settings.get(kind, {})) for kind in KINDS]:
         optimizer = make(model.parameters())
         for _ in range(2):
             ops.cross_entropy(model(x), y).backward()

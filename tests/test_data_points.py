@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from test_data_contract import POINTS
 
 from minidl import data
 
@@ -42,7 +43,7 @@ def test_noiseless_moons_are_two_half_circles_of_radius_one():
 
 
 def test_another_seed_gives_other_points():
-    for name in ("clusters", "spirals", "moons"):
+    for name in POINTS:
         assert not np.array_equal(data.load(name, seed=0).train.x, data.load(name, seed=1).train.x)
 
 
@@ -52,7 +53,7 @@ def test_a_count_out_of_range_is_refused(options):
         data.load("clusters", **options)
 
 
-@pytest.mark.parametrize("name", ["clusters", "spirals", "moons"])
+@pytest.mark.parametrize("name", POINTS)
 def test_training_and_test_points_are_independent_draws(name):
     split = data.load(name, train=60, test=60, normalize=False)
     assert not set(split.train.x[:, 0]) & set(split.test.x[:, 0])

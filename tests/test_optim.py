@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from conftest import DEVICE, fetch, tensor
 
 from minidl import nn, optim
+from minidl.lab.law import _value
 
 Reference = Callable[..., Iterator[np.ndarray]]
 
@@ -69,6 +71,41 @@ CASES: dict[str, tuple[Callable[[list[Any]], optim.Optimizer], Iterator[np.ndarr
     "AdamW, more decay": (lambda ps: optim.AdamW(ps, 0.1, weight_decay=0.5), adam(0.1, decay=0.5)),
 }
 
+KINDS: list[Any] = [
+    kind
+    for kind in vars(optim).values()
+    if isinstance(kind, type) and issubclass(kind, optim.Optimizer) and kind is not optim.Optimizer
+]
+SIGNS = {"alpha": "α", "beta": "β", "gamma": "γ", "weight_decay": "λ"}
+
+
+def as_written(kind: Any, lr: float) -> Iterator[np.ndarray]:
+    """What an optimizer's docstring says, one ``name ← expression`` after the other; what is remembered starts at 0."""
+    rules = re.findall(r"``(\w+) ← (.+?)``", " ".join(kind.__doc__.split()))
+    settings = {SIGNS.get(name, name): value for name, value in kind([parameter(START)], lr=lr).groups[0].items()}
+    numbers = [{**settings, **{name: 0.0 for name, _ in rules}, "p": p} for p in START]
+    for gradient in GRADS:
+        for number, g in zip(numbers, gradient, strict=True):
+            number["g"] = g
+            for name, expression in rules:
+                number[name] = _value(expression, number)
+                assert number[name] is not None, f"{expression!r} cannot be read; give {kind.__name__} a case in CASES"
+        yield np.array([number["p"] for number in numbers])
+
+
+# An optimizer without a case is held to the formula of its docstring: adding one takes no line here.
+CASES |= {
+    kind.__name__: (lambda params, kind=kind: kind(params, lr=0.1), as_written(kind, 0.1))  # type: ignore[misc]
+    for kind in KINDS
+    if kind.__name__ not in CASES
+}
+
+
+@pytest.mark.host("reads a docstring")
+def test_the_formula_of_a_docstring_is_read_as_it_is_written_here():
+    for read, here in zip(as_written(optim.SGD, 0.1), sgd(0.1), strict=True):
+        assert np.allclose(read, here, rtol=1e-14, atol=0)
+
 
 @pytest.mark.parametrize("case", CASES)
 def test_an_optimizer_follows_its_formula(case):
@@ -115,6 +152,18 @@ def test_a_parameter_without_axes_is_trained_too(case):
         (p * p).backward()
         optimizer.step()
     assert p.shape == () and float(fetch(p)) < 2
+
+
+@pytest.mark.parametrize("case", OPTIMIZERS)
+def test_an_optimizer_goes_down_a_quadratic(case):
+    """``Σ c p²/2`` with curvatures c from 0.5 to 4: after 200 steps less than a hundredth is left."""
+    p, c = parameter(START), tensor(np.array([0.5, 1.0, 2.0, 4.0]))
+    optimizer, start = OPTIMIZERS[case]([p]), float(fetch((c * p * p).sum()))
+    for _ in range(200):
+        optimizer.zero_grad()
+        (c * p * p / 2).sum().backward()
+        optimizer.step()
+    assert float(fetch((c * p * p).sum())) < 0.01 * start
 
 
 @pytest.mark.parametrize("case", OPTIMIZERS)

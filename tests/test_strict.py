@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ import strict
 from draw import Draw
 from strict import DIFFERENCES, watch, xp
 from test_nn import LAYER
+from test_optim import KINDS
 
 from minidl import backend, data, lab, nn, ops, optim, train
 from minidl.tensor import OPS, Tensor, op
@@ -541,9 +543,7 @@ def case(make: Callable[[], nn.Module]) -> tuple[nn.Module, Tensor, Tensor]:
     return make().to("gpu"), Tensor(x).to("gpu"), Tensor(np.array([0, 1, 2, 0, 1])).to("gpu")
 
 
-OPTIMIZERS = {
-    "Adam": optim.Adam,
-    "AdamW": optim.AdamW,
+OPTIMIZERS = {kind.__name__: functools.partial(kind, lr=0.001) for kind in KINDS} | {
     "SGD": lambda p: optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4),
 }
 
