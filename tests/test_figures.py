@@ -677,11 +677,12 @@ def test_orthogonal_layers_have_the_power_of_their_gain():
         assert line == pytest.approx([1.1, 1.1**2, 1.1**3])
 
 
-def test_the_median_is_that_of_the_values_that_are_not_zero():
-    figure = lab.Spectrum.from_report(with_jacobian([[4.0, 2.0, 1.0, 0.0, 1e-12]]))
+def test_where_half_of_the_values_are_zero_the_median_is_that_of_the_others():
+    figure = lab.Spectrum.from_report(with_jacobian([[4.0, 2.0, 1.0, 0.0, 0.0, 1e-12], [4.0, 3.0, 2.0, 1.0, 0.0]]))
     found = figure.summary()
-    assert found["largest"] == [4.0] and found["median"] == [2.0] and math.isnan(found["smallest"][0])
-    assert any("rank 3 of 5" in text for text in texts(figure.plot(axes())))
+    assert found["largest"] == [4.0, 4.0] and found["median"] == [2.0, 2.0]
+    assert all(math.isnan(v) for v in found["smallest"])
+    assert any("rank 4 of 5" in text for text in texts(figure.plot(axes())))
 
 
 def test_without_a_jacobian_the_call_that_makes_one_is_named():

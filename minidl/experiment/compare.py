@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from minidl import data, init, models, optim, train
 from minidl.experiment.grid import initializer
 from minidl.init import InitializerLike
-from minidl.lab import Report, plot_ladders, probe
+from minidl.lab import Report, plot_ladders, predict, probe
 from minidl.lab.draw import new_figure, on_paper
 from minidl.text import progress, table
 from minidl.threads import limited
@@ -173,7 +174,10 @@ def variance(
     split, sizes = _task(dataset, depth, width, seed)
     x, y = split.train[:256]
     with np.errstate(all="ignore"):  # overflow may be what the user wants to see
-        report = probe(models.mlp(sizes, activation, drawn, seed=seed).to(device), x, y)
+        model = models.mlp(sizes, activation, drawn, seed=seed).to(device)
+        report = probe(model, x, y)
+        with suppress(ValueError):  # theory does not follow every network
+            report.prediction = predict(model, x)
     name = models.scheme_for(activation) if scheme is None else str(scheme)
     report.settings = {"dataset": dataset, "depth": depth, "width": width, "activation": activation, "scheme": name}
     report.settings |= {"seed": seed, "batch": len(x)}

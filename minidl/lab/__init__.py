@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-from minidl.lab.draw import plot_ladder, plot_ladders
+from minidl.lab.draw import plot_ladders
 from minidl.lab.measure import Report, change_per_layer, probe
 from minidl.lab.outline import Summary, summary
 
@@ -11,7 +11,6 @@ __all__ = [
     "Report",
     "Summary",
     "change_per_layer",
-    "plot_ladder",
     "plot_ladders",
     "probe",
     "summary",

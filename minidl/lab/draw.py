@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["plot_ladder", "plot_ladders"]  # the rest is for the figures of minidl
+__all__ = ["plot_ladders"]  # the rest is for the figures of minidl
 
 # Okabe & Ito's colours for all kinds of colour vision, darkest first, with a dash and a marker each
 STYLES = (
@@ -26,24 +26,6 @@ STYLES = (
     ("#7F7F7F", ":", "<"),
 )
 FLOOR, CEILING = 1e-12, 1e8  # a ladder is drawn inside these; what lies beyond is marked at the edge
-
-
-def plot_ladder(report: Any, ax: Any = None) -> Any:
-    """One network: size of the signal, its spread over inputs, and the gradient, at every hidden layer, on a log scale.
-
-    Args:
-        report: what ``lab.probe`` returned.
-        ax: Axes to draw into; without it a new figure of pyplot.
-    """
-    lines = {
-        "rms of the pre-activation": report.ladder("rms"),
-        "its std over inputs": report.ladder("batch_std"),
-        "rms of the gradient there": report.ladder("delta_rms"),
-    }
-    ax = plot_ladders(lines, ax=ax)
-    ax.set_title(report.title or "Signal and gradient by layer", fontsize=11)
-    ax.legend(frameon=False, fontsize=9, labelcolor=ax.title.get_color())
-    return ax
 
 
 def plot_ladders(

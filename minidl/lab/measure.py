@@ -65,6 +65,7 @@ class Report:
     correlation: list[dict[str, Any]] | None = None  #: on request: {layer, cosine, near}, one per layer
     jacobian: list[dict[str, Any]] | None = None  #: on request: {layer, index, value}, one per singular value
     costs: dict[str, float] = field(default_factory=dict)  #: what was measured -> seconds that it took
+    prediction: Any = None  #: a ``lab.predict`` of the same model, for the figure
 
     COLUMNS = ("layer", "rms", "std", "batch_std", "dead", "saturated", "delta_rms", "weight_std", "weight_grad_rms")
 
@@ -87,18 +88,16 @@ class Report:
 
     def figure(self) -> Any:
         """``plot`` in a Figure of its own, for saving."""
-        from minidl.lab.draw import new_figure, on_paper
-
-        with on_paper():
-            fig = new_figure(7.5, 4.5)
-            self.plot(fig.subplots())
-        return fig
+        return self._ladder().figure()
 
     def plot(self, ax: Any = None) -> Any:
-        """The signal ladder, see ``lab.plot_ladder``; returns the Axes."""
-        from minidl.lab.draw import plot_ladder
+        """The signal ladder, see ``lab.SignalLadder``, with theory where ``prediction`` is known; returns the Axes."""
+        return self._ladder().plot(ax)
 
-        return plot_ladder(self, ax=ax)
+    def _ladder(self) -> Any:
+        from minidl.lab.figures.ladder import SignalLadder
+
+        return SignalLadder.from_report(self, self.prediction)
 
 
 def probe(

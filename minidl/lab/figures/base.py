@@ -110,9 +110,9 @@ def times(factor: float) -> str:
 
 
 def heading(ax: Any, title: str, badge: str = "") -> None:
-    """The title, and under it in a frame what the figure says in one line."""
+    """The title, and under it in a frame what the figure says."""
     ink = ax.title.get_color()  # of the user's style: this stands outside the white ground
-    ax.set_title(title, fontsize=11, pad=28 if badge else 6)
+    ax.set_title(title, fontsize=11, pad=13 + 15 * (badge.count("\n") + 1) if badge else 6)
     if badge:
         frame = {"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": "#444444", "linewidth": 1.0}
         ax.text(0.5, 1.035, badge, transform=ax.transAxes, ha="center", va="bottom", fontsize=SMALL + 1, bbox=frame)

@@ -130,7 +130,9 @@ class PhaseDiagram(Display):
             place_at = [min(v, limit) for v, limit in zip(self.network, (right, top), strict=True)]
             ax.plot(*place_at, "*", color="#D55E00", markeredgecolor="#000000", markersize=16, clip_on=False, zorder=5)
             said = f"this network,\n{self.depth} layers" if self.depth else "this network"
-            ax.annotate(said, place_at, (11, -5), textcoords="offset points", fontsize=SMALL + 1, bbox=BOX, zorder=5)
+            how = {"textcoords": "offset points", "arrowprops": {"arrowstyle": "-", "color": "#000000"}, "zorder": 5}
+            up = 90 if place_at[1] < 0.5 * top else -60  # clear of the names of the schemes
+            ax.annotate(said, place_at, (24, up), fontsize=SMALL + 1, bbox=BOX, **how)
         how = {"transform": ax.transAxes, "va": "top", "fontsize": SMALL + 1, "bbox": BOX, "zorder": 3}
         ax.text(0.02, 0.96, "order: inputs\nbecome alike", **how)
         if any(len(points) for name, points in self.curves.items() if name.endswith("chaos") and "," in name):

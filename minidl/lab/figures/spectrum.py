@@ -22,7 +22,7 @@ LINES = {"largest": ("#000000", "-", "o"), "median": ("#0072B2", "--", "s"), "sm
 class Spectrum(Display):
     """Singular values of ∂(pre-activation of layer l)/∂x for one input, one column per layer.
 
-    Points: the values, at most 64 of a layer. Lines: largest, median of those that are not zero, smallest. Pale:
+    Points: the values, at most 64 of a layer. Lines: largest, median and smallest. Pale:
     theory of a *linear* network of square layers. With independent weights of variance ``σ_w²/n`` the i-th value goes
     as ``ln s_i = L (ψ((n - i + 1)/2) + ln(2/n))/2 + L ln σ_w``, the exponents of Lyapunov; with orthogonal ones every
     value is σ_w^L.
@@ -79,14 +79,15 @@ class Spectrum(Display):
         ]
 
     def summary(self) -> dict[str, list[float]]:
-        """Largest, median and smallest value per layer, the median of those that are not zero up to rounding.
+        """Largest, median and smallest value per layer; nan where there is none.
 
-        nan where there is none; the smallest is nan as soon as one is lost to rounding.
+        Where half of the values and more are zero up to rounding, as with ReLU, the median is that of the others. The
+        smallest is nan as soon as one is lost to rounding.
         """
         kept = [[v for v in values if v > TINY * values[0] and math.isfinite(v)] for values in self.values]
         found = {
             "largest": [max(v, default=math.nan) for v in kept],
-            "median": [statistics.median(v) if v else math.nan for v in kept],
+            "median": [_median(values, v) for values, v in zip(self.values, kept, strict=True)],
         }
         whole = [len(v) == len(values) for v, values in zip(kept, self.values, strict=True)]
         return found | {
@@ -124,6 +125,12 @@ class Spectrum(Display):
         rank = sum(v > TINY * values[0] for v in values) if math.isfinite(values[0]) else 0
         uneven = lines["largest"][-1] / lines["median"][-1] if rank else math.nan
         return f"last layer: rank {rank} of {len(values)}, largest / median {uneven:.3g}"
+
+
+def _median(values: Sequence[float], kept: Sequence[float]) -> float:
+    if not kept:
+        return math.nan
+    return statistics.median(values if 2 * len(kept) > len(values) + 1 else kept)
 
 
 def _name_inside(ax: Any, lines: Mapping[str, Sequence[float]]) -> None:
