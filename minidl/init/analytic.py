@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from minidl.backend import array_module, device_of, to_device
+from minidl.init.layer_rules import through_weight
 from minidl.init.model_level import (
     ModelReport,
     as_in_training,
@@ -21,7 +22,8 @@ from minidl.init.model_level import (
     rms,
     weighted_layers,
 )
-from minidl.init.walk import Back, Call, Signal, Walk, through_weight, trace
+from minidl.init.signal import Back, Call, Signal, trace
+from minidl.init.walk import Walk
 from minidl.meanfield.law import Law
 from minidl.tensor import Tensor
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from minidl.backend import device_of, to_device, to_host
 from minidl.init.registry import title
-from minidl.init.walk import trace
+from minidl.init.signal import trace
 from minidl.nn import Module, Parameter
 from minidl.tensor import Tensor, no_grad
 from minidl.text import table

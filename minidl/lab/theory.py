@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minidl.backend import to_host
+from minidl.init.layer_rules import weight_moments
 from minidl.init.model_level import effective_weight
-from minidl.init.walk import Back, Call, Signal, Walk, trace, weight_moments
+from minidl.init.signal import Back, Call, Signal, trace
+from minidl.init.walk import Walk
 from minidl.lab.measure import SATURATED
 from minidl.lab.untouched import left_as_it_was, path_of, placed
 from minidl.meanfield import ACTIVATIONS, dead_fraction, depth_scales, gaussian_mean, initial_loss
@@ -202,8 +204,8 @@ class _Recorder(Walk):
         """Note the step, and write the record of its layer."""
         super().step(call, before, after, back)
         record: dict[str, Any] = {"layer": path_of(call.path, call.module), "kind": type(call.module).__name__}
-        record |= {"shape": tuple(call.output.shape[1:])} | _moments(after, before, self.inputs)
-        record |= {"dead": _dead(call, before, self.inputs), "saturated": _saturated(call, before)}
+        record |= {"shape": tuple(call.output.shape[1:])} | _moments(after, before, self.batch.inputs)
+        record |= {"dead": _dead(call, before, self.batch.inputs), "saturated": _saturated(call, before)}
         record |= {"chi": None, "sigma_w": None, "sigma_b": None, "width": None}
         self.seen.append((record, after))
         self._follow_chi(call, before, after, back, record)
