@@ -18,7 +18,7 @@ from minidl import cli
 from minidl.course import a2, commands, handout, isolate
 from minidl.course.assignment import Assignment
 from minidl.course.grade import Grade, Submission, grade, submission
-from minidl.course.isolate import Call, Failure, Limits
+from minidl.course.isolate import Call, Limits
 
 pytestmark = pytest.mark.host("a student's code runs in a process of its own, on NumPy alone")
 
@@ -73,15 +73,15 @@ def test_what_a_function_returns_comes_back_as_the_array_it_is(value):
 )
 def test_anything_else_is_a_failure_that_says_why(body, why):
     found = answer(f"def f():\n    {body}\n")
-    assert isinstance(found, Failure)
-    assert re.search(why, found.why), found.why
+    assert isinstance(found, str)
+    assert re.search(why, found), found
 
 
 def test_answers_that_came_before_the_end_of_the_process_count():
     text = "import os\ndef f(): return 7\ndef g(): os._exit(0)\n"
     outcome = isolate.call(text, "a2.py", [ONE, Call("g", {}), ONE])
     assert outcome.answers[0] == 7
-    assert [type(each) for each in outcome.answers[1:]] == [Failure, Failure]
+    assert [type(each) for each in outcome.answers[1:]] == [str, str]
 
 
 @pytest.mark.parametrize(
@@ -93,6 +93,12 @@ def test_answers_that_came_before_the_end_of_the_process_count():
         b'{"dtype": "float64", "shape": [2]}\n' + bytes(8),
         b'{"dtype": "<f8,O", "shape": [1]}\n' + bytes(16),
         b'{"dtype": "float64", "shape": "x"}\n',
+        b'{"dtype": "float64", "shape": [-1]}\n' + bytes(8),
+        b'{"dtype": "float64", "shape": [1e999]}\n',
+        b'{"dtype": "float64", "shape": [1' + b"0" * 40 + b"]}\n",
+        b'{"dtype": "complex128", "shape": [1]}\n' + bytes(16),
+        b'{"dtype": "U2", "shape": [1]}\n' + bytes(8),
+        b'{"dtype": "no such", "shape": [1]}\n' + bytes(8),
         b"[" * 3_000 + b"\n",
         b"\x80\x04\x95pickle\n",
         b"[1, 2]\n",
@@ -127,7 +133,7 @@ ENDLESS = {
 def test_what_never_ends_is_stopped(way):
     began = time.monotonic()
     found = answer(f"def f():\n    {ENDLESS[way]}\n", seconds=2)
-    assert isinstance(found, Failure) and "stopped after 2 seconds" in found.why
+    assert isinstance(found, str) and "stopped after 2 seconds" in found
     assert time.monotonic() - began < 10
 
 
@@ -141,18 +147,18 @@ def test_a_file_that_never_loads_is_waited_for_once_and_not_for_every_function()
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux only")
 def test_a_memory_hog_gets_an_error_and_the_machine_keeps_its_memory():
     found = answer("import numpy as np\ndef f(): return [np.ones(10**7) for _ in range(1000)]\n", megabytes=400)
-    assert isinstance(found, Failure) and "MemoryError" in found.why
+    assert isinstance(found, str) and "MemoryError" in found
 
 
 def test_what_is_printed_without_end_is_cut_and_the_process_stopped():
     outcome = isolate.call("def f():\n    while True: print('x' * 10_000)\n", "a2.py", [ONE], Limits(printed=100_000))
-    assert "it printed more than 100000 bytes" in outcome.answers[0].why
+    assert "it printed more than 100000 bytes" in outcome.answers[0]
     assert len(outcome.printed) <= 2_000
 
 
 def test_an_answer_without_end_is_not_kept():
     found = answer("import numpy as np\ndef f(): return np.ones(3_000_000)\n", answered=1_000_000)
-    assert isinstance(found, Failure) and "far too large" in found.why
+    assert isinstance(found, str) and "far too large" in found
 
 
 def test_what_is_printed_reaches_the_student_without_control_characters():
@@ -230,8 +236,8 @@ def test_a_submission_reaches_nothing_but_numpy_and_the_standard_library(way):
         pytest.skip("there is no such thing here")
     code = REACHES[way].format(root=ROOT, site=SITE, module="minidl.init")
     found = answer(f"def f():\n    {code}\n    return 1\n")
-    assert isinstance(found, Failure)
-    assert "PermissionError" in found.why or "No module named" in found.why, found.why
+    assert isinstance(found, str)
+    assert "PermissionError" in found or "No module named" in found, found
 
 
 @pytest.mark.parametrize("module", ["minidl", "minidl.init", "minidl.nn", "minidl.meanfield", "minidl.course.a2"])
@@ -406,7 +412,7 @@ calls = [isolate.Call("f", {}), isolate.Call("g", {})]
 text = "def f():\\n    import minidl\\n    return 1\\ndef g():\\n    import sys, numpy\\n" \\
        "    sys.path.append(sys.argv[0]); sys.path.append(%r); import minidl.init\\n    return 1\\n"
 outcome = isolate.call(text % sys.argv[1], "a2.py", calls)
-print(outcome.loaded, *[getattr(each, "why", "IMPORTED") for each in outcome.answers], sep="|")
+print(outcome.loaded, *outcome.answers, sep="|")
 """
     answered = subprocess.run([python, "-c", code, str(packages)], capture_output=True, text=True, cwd=tmp_path)
     assert answered.returncode == 0, answered.stderr

@@ -92,7 +92,6 @@ def _door(home: str) -> Any:
         writing: int = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND,
         separator: str = os.sep,
         text: type[str] = str,
-        raw: type[bytes] = bytes,
         whole: type[int] = int,
         kind: Any = type,
         denied: Any = PermissionError,
@@ -102,14 +101,13 @@ def _door(home: str) -> Any:
             path = args[0]
             if kind(path) is whole:
                 return  # a descriptor: what it leads to passed this door before
-            path = raw.decode(path, "utf-8", "replace") if kind(path) is raw else path or "."
-            path = text.replace(path, "/", separator) + separator
-            steps = text.split(path, separator)
+            path = path.replace("/", separator) + separator if kind(path) is text else ""  # no strings in disguise
+            steps = path.split(separator)
             read = event != "open" or not (args[2] or 0) & writing
-            public = text.startswith(path, library) and foreign.isdisjoint(steps)
-            if not (read and (public or (text.startswith(path, allowed) and ".." not in steps))):
+            public = path.startswith(library) and foreign.isdisjoint(steps)
+            if not (read and (public or (path.startswith(allowed) and ".." not in steps))):
                 raise denied(f"this file {bar}")
-        elif (text.startswith(event, events) and event not in harmless) or (event == "import" and args[0] in modules):
+        elif (event.startswith(events) and event not in harmless) or (event == "import" and args[0] in modules):
             raise denied(f"{args[0] if event == 'import' else event} {bar}")
 
     return door

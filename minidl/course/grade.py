@@ -10,7 +10,7 @@ import numpy as np
 
 from minidl.course import isolate
 from minidl.course.assignment import Assignment, Check, Task, hidden
-from minidl.course.isolate import Answer, Call, Failure, Limits
+from minidl.course.isolate import Answer, Call, Limits
 
 __all__ = ["UNWRITTEN", "Grade", "Result", "Submission", "grade", "submission"]
 
@@ -100,23 +100,23 @@ def grade(assignment: Assignment, submitted: Submission, secret: str, limits: Li
     printed = ""
     for task in assignment.tasks(hidden(secret, assignment.name, submitted.student)):
         calls = list(task.calls.values())
-        answers: list[Answer] = [Failure(problem)] * len(calls)
+        answers: list[Answer] = [problem] * len(calls)
         if not problem:
             outcome = isolate.call(submitted.text, assignment.file, calls, limits)
             answers, printed = outcome.answers, printed or outcome.printed
-            if not outcome.loaded and isinstance(answers[0], Failure):
-                problem = answers[0].why  # it would fail again for every function, endless loop included
+            if not outcome.loaded:
+                problem = str(answers[0])  # it would fail again for every function, endless loop included
         results += _judged(task, dict(zip(task.calls, map(_fit, calls, answers), strict=True)))
     return Grade(submitted.student, results, time.monotonic() - began, printed)
 
 
 def _fit(call: Call, answer: Answer) -> Answer:
     """The answer, if it has the shape that was asked for and finite values."""
-    if isinstance(answer, Failure):
-        return Failure(UNWRITTEN) if answer.why.startswith("NotImplementedError") else answer
+    if isinstance(answer, str):
+        return UNWRITTEN if answer.startswith("NotImplementedError") else answer
     if call.shape is not None and answer.shape != call.shape:
-        return Failure(f"the answer has shape {answer.shape} where {call.shape} was asked for")
-    return answer if np.isfinite(answer).all() else Failure("some values are not finite")
+        return f"the answer has shape {answer.shape} where {call.shape} was asked for"
+    return answer if np.isfinite(answer).all() else "some values are not finite"
 
 
 def _judged(task: Task, answers: dict[str, Answer]) -> list[Result]:
@@ -129,7 +129,7 @@ def _judged(task: Task, answers: dict[str, Answer]) -> list[Result]:
 
 def _points(check: Check, answers: list[Answer]) -> tuple[float, str]:
     for answer in answers:
-        if isinstance(answer, Failure):
-            return 0.0, answer.why
+        if isinstance(answer, str):
+            return 0.0, answer
     verdict = check.judge(*answers)
     return round(check.points * float(verdict.share), 2), verdict.says

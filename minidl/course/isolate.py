@@ -24,9 +24,8 @@ from typing import IO, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Answer", "Call", "Failure", "Limits", "Outcome", "call"]
+__all__ = ["Answer", "Call", "Limits", "Outcome", "call"]
 
-DTYPES = frozenset("bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64".split())
 KEPT = ("SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")  # without these some interpreters do not start
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "VECLIB")}
 SHOWN = 2_000  # characters of what is printed that are kept
@@ -60,14 +59,8 @@ class Limits:
     answered: int = 100_000_000  # bytes
 
 
-@dataclass(frozen=True)
-class Failure:
-    """Why there is no array."""
-
-    why: str
-
-
-Answer: TypeAlias = NDArray[Any] | Failure
+#: An array, or a sentence that says why there is none.
+Answer: TypeAlias = NDArray[Any] | str
 
 
 @dataclass(frozen=True)
@@ -89,7 +82,7 @@ def call(source: str, name: str, calls: Sequence[Call], limits: Limits | None = 
         limits: of the process.
 
     Returns:
-        The outcome. Nothing that the code does raises here: a call without an answer is a ``Failure``.
+        The outcome. Nothing that the code does raises here: a call without an answer says why.
     """
     limits = limits or Limits()
     request = asdict(limits) | {"name": name, "source": source, "calls": [asdict(each) for each in calls]}
@@ -98,10 +91,10 @@ def call(source: str, name: str, calls: Sequence[Call], limits: Limits | None = 
     first, *answers = list(_frames(content)) or [None]
     loaded = isinstance(first, np.ndarray)
     if loaded:
-        missing = Failure(stopped or "the process ended before it answered: does something call exit?")
+        missing = stopped or "the process ended before it answered: does something call exit?"
     else:
-        why = first.why if isinstance(first, Failure) else stopped or "the process ended: does something call exit?"
-        missing, answers = Failure(f"{name} could not be loaded: {why}"), []
+        missing = f"{name} could not be loaded: {first or stopped or 'the process ended: does something call exit?'}"
+        answers = []
     found: list[Answer] = [missing if each is None else each for each in answers[: len(calls)]]
     return Outcome(found + [missing] * (len(calls) - len(found)), loaded, printed)
 
@@ -182,26 +175,23 @@ def _frames(content: bytes) -> Iterator[Answer | None]:
         try:
             header = json.loads(line)
             if "error" in header:
-                yield Failure(_printable(str(header["error"]).encode()))
+                yield _printable(str(header["error"]).encode())
             elif "loaded" in header:
                 yield np.empty(0)
             else:
                 yield _array(header, stream)
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             yield None
             return
 
 
 def _array(header: dict[str, Any], stream: io.BytesIO) -> NDArray[Any]:
     """The array that a header announces: numbers alone, and exactly as many bytes as they take."""
-    shape = [int(axis) for axis in header["shape"]]
-    if header["dtype"] not in DTYPES:
-        raise ValueError("no numbers")
-    size = math.prod(shape) * np.dtype(header["dtype"]).itemsize
-    data = stream.read(size) if 0 <= size <= len(stream.getbuffer()) else b""
-    if len(data) != size or min(shape, default=0) < 0:
-        raise ValueError("fewer bytes than announced")
-    return np.frombuffer(data, header["dtype"]).reshape(shape)
+    shape, dtype = [int(axis) for axis in header["shape"]], np.dtype(header["dtype"])
+    if dtype.kind not in "biuf" or min(shape, default=0) < 0:
+        raise ValueError("no array of numbers")
+    data = stream.read(math.prod(shape) * dtype.itemsize)  # what is left, if it announces more than there is
+    return np.frombuffer(data, dtype).reshape(shape)
 
 
 def _printable(content: bytes | bytearray) -> str:
