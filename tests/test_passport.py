@@ -187,6 +187,7 @@ def test_an_initializer_of_no_scheme_has_no_passport():
 @pytest.mark.parametrize("name", init.names())
 def test_every_scheme_has_its_page_with_its_formula(name):
     """After adding a scheme or changing its formula or docstring: python docs/initializers/make.py NAME."""
+    assert (PAGES / f"{name}.md").is_file(), f"its passport is missing: python docs/initializers/make.py {name}"
     page = (PAGES / f"{name}.md").read_text(encoding="utf-8")
     assert f"`{init.get(name)!r}`" in page
     assert (PAGES / f"{name}.png").stat().st_size > 0
