@@ -403,3 +403,16 @@ def test_nothing_of_the_model_is_changed():
 def test_one_input_has_nothing_to_be_compared_with():
     prediction = lab.predict(models.mlp([20, 30, 5]).to(DEVICE), batch((1, 20)))
     assert all(r["batch_std"] is None and r["correlation"] is None for r in prediction.records)
+
+
+def test_in_evaluation_running_averages_that_have_seen_data_are_those_of_the_batch():
+    def make(seed):
+        model = drawn(nn.Sequential(nn.Linear(100, 400), nn.BatchNorm1d(400), nn.ReLU(), nn.Linear(400, 10)), seed=seed)
+        model[1].momentum = 1.0
+        model(tensor(x))
+        return model.eval()
+
+    x = batch((256, 100))
+    assert_agreement(compared(make, x))
+    fresh = drawn(nn.Sequential(nn.Linear(100, 400), nn.BatchNorm1d(400))).eval()  # running averages 0 and 1
+    assert lab.predict(fresh, x).records[1]["variance_ratio"] == pytest.approx(1, abs=1e-4)

@@ -195,14 +195,16 @@ def _crelu(batch: Batch, call: Call, signal: Signal) -> tuple[Signal, Back]:
 
 
 def _batch_norm(batch: Batch, call: Call, signal: Signal) -> tuple[Signal, Back]:
-    """``γ (x - mean)/√(var + ε) + β``, over channels a mixture; of the batch in training, else by running averages."""
+    """``γ (x - mean)/√(var + ε) + β``, over channels a mixture.
+
+    In evaluation running averages that have seen data are taken for those of the batch; new ones are 0 and 1.
+    """
     module = call.module
     ones = np.ones(module.num_features)
     gamma = ones if module.weight is None else to_host(module.weight.data).astype(np.float64)
     beta = 0 * ones if module.bias is None else to_host(module.bias.data).astype(np.float64)
-    if not (module.training or batch.trained):
-        scale = gamma / np.sqrt(to_host(module.running_var).astype(np.float64) + module.eps)
-        after, square = _per_channel(signal, scale, beta - scale * to_host(module.running_mean).astype(np.float64))
+    if not (module.training or batch.trained or to_host(module.running_mean).any()):
+        after, square = _per_channel(signal, gamma / math.sqrt(1 + module.eps), beta)
         return after, times(square)
     variance = _batch_variance(batch, signal)
     after, square = _per_channel(_centred(signal, variance), gamma / math.sqrt(variance + module.eps), beta)
@@ -266,7 +268,7 @@ def _pooled(call: Call, signal: Signal, law: Law, share: float) -> tuple[Signal,
     """``share``: which part of the second moment of a gradient a window sends on to its places, together."""
     rows, columns = (_taps(call.module, call, axis) for axis in (0, 1))
     summed = rows @ _over_places(signal.profile, call.input, 1.0) @ columns.T
-    after = Signal(law, luck=signal.luck, profile=summed / summed.mean())
+    after = Signal(law, luck=signal.luck, profile=summed / (summed.mean() or 1.0))
     after.half = _strided(call, {kind: after.variance * signal.apart(kind) for kind in signal.half})
     after.neighbours = 1 - after.apart("near1")
     each = share / _window(call)

@@ -55,7 +55,8 @@ class Prediction:
             two inputs), ``dead``, ``saturated``; ``rms_low`` and ``rms_high``, between which 90 % of all draws of the
             weights lie; ``variance_ratio``, second moment of the output over that of the input; ``delta_rms`` of the
             gradient, relative to that at the network's output. Of weighted layers but the last: ``chi = n E w² E φ'²``,
-            what a small difference is multiplied by until the next, and ``sigma_w = √(n E w²)``.
+            what a small difference is multiplied by until the next; of all weighted ones ``sigma_w = √(n E w²)``,
+            ``sigma_b`` (rms of the biases) and ``width`` (number of units or channels). What does not apply is None.
         depth: number of layers with weights.
         chi: geometric mean of that of the hidden layers; None without.
         beta: Σ 1/width over the hidden layers; above 1 one draw says little about another.
