@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -16,11 +17,9 @@ from minidl.course.isolate import Call
 from minidl.course.judge import Layer
 from minidl.init.fans import conv_fans, conv_transpose_fans
 from minidl.init.sample import truncated_std
-from minidl.meanfield import gaussian_mean, gaussian_moments
+from minidl.meanfield import gaussian_moments
 
 __all__ = ["A2"]
-
-Std = Callable[[Layer], float]
 
 LAWS: dict[str, tuple[float, float | None]] = {  # excess kurtosis, largest value in units of the std
     "normal": (0.0, None),
@@ -115,44 +114,53 @@ def _layers(rng: np.random.Generator) -> dict[str, Layer]:
     }
 
 
-def _call(function: str, layer: Layer, seed: int, global_seed: int = 1, **more: Any) -> Call:
-    """A scheme called for one layer, as minidl itself calls a scheme."""
-    given = {"shape": list(layer.shape), "fan_in": layer.fan_in, "fan_out": layer.fan_out, "rng": {"seed": seed}}
-    return Call(function, given | more, layer.shape, global_seed)
+def _call(function: str, shape: Sequence[int], seed: int, **more: Any) -> Call:
+    """A call that asks for weights of this shape."""
+    return Call(function, {"shape": list(shape), "rng": {"seed": seed}} | more, tuple(shape), global_seed=1)
 
 
-def _scheme(number: str, function: str, rng: np.random.Generator, law: str, std: Std) -> Task:
-    """form, generator, spread and law of one scheme: 5 points."""
-    layers, seed = _layers(rng), _seed(rng)
-    calls = {key: _call(function, layer, seed + i) for i, (key, layer) in enumerate(layers.items())}
-    calls |= _repeats(calls["narrows"], seed)
-    stds = [std(layer) for layer in layers.values()]
-    return Task(
-        number, function, calls, _usual_checks(layers, law, partial(judge.spread, list(layers.values()), stds, {}))
-    )
+def _repeats(first: Call, seed: int) -> dict[str, Call]:
+    """The first call again with another global state, and with another generator."""
+    other = first.arguments | {"rng": {"seed": seed + 1_000}}
+    return {"again": replace(first, global_seed=2), "other": replace(first, arguments=other)}
 
 
 def _seed(rng: np.random.Generator) -> int:
     return int(rng.integers(2**40))
 
 
-def _repeats(first: Call, seed: int) -> dict[str, Call]:
-    """The first call again with another global state, and with another generator."""
-    other = first.arguments | {"rng": {"seed": seed + 1_000}}
-    return {
-        "again": Call(first.function, first.arguments, first.shape, global_seed=2),
-        "other": Call(first.function, other, first.shape, global_seed=1),
-    }
+def _fans_of(layer: Layer) -> dict[str, float]:
+    return {"fan_in": layer.fan_in, "fan_out": layer.fan_out}
 
 
-def _usual_checks(layers: Mapping[str, Layer], law: str, spread: Callable[..., Any]) -> tuple[Check, ...]:
-    first = next(iter(layers))
-    return (
+def _drawing(
+    number: str, function: str, law: str, seed: int, layers: Mapping[str, Layer], stds: list[float], asked: list[Any]
+) -> Task:
+    """Form, generator, spread and law of a function that draws weights, asked so for each layer: 5 points."""
+    rows = enumerate(zip(layers.items(), asked, strict=True))
+    calls = {key: _call(function, layer.shape, seed + i, **more) for i, ((key, layer), more) in rows}
+    calls |= _repeats(calls["narrows"], seed)
+    slips = {"the correction goes the wrong way: divide by 0.8796": truncated_std(2.0) ** 2}
+    checks = (
         Check("form", 1, tuple(layers), judge.form),
-        Check("generator", 1, (first, "again", "other"), judge.generator),
-        Check("spread", 2, tuple(layers), spread),
-        Check("law", 1, (first,), partial(judge.law, law, *LAWS[law])),
+        Check("generator", 1, ("narrows", "again", "other"), judge.generator),
+        Check("spread", 2, tuple(layers), partial(judge.spread, list(layers.values()), stds, slips)),
+        Check("law", 1, ("narrows",), partial(judge.law, law, *LAWS[law])),
     )
+    return Task(number, function, calls, checks)
+
+
+def _scheme(number: str, function: str, rng: np.random.Generator, law: str, std: Callable[[Layer], float]) -> Task:
+    layers, seed = _layers(rng), _seed(rng)
+    each = list(layers.values())
+    return _drawing(number, function, law, seed, layers, [std(layer) for layer in each], [_fans_of(x) for x in each])
+
+
+def _truncated(number: str, rng: np.random.Generator) -> Task:
+    layers, seed = _layers(rng), _seed(rng)
+    stds = [_between(rng, *bounds) for bounds in ((0.02, 0.05), (0.3, 0.6), (1.5, 3.0))]
+    asked = [{"std": std} for std in stds]
+    return _drawing(number, "truncated_normal", "truncated normal", seed, layers, stds, asked)
 
 
 def _glorot_std(layer: Layer) -> float:
@@ -166,48 +174,33 @@ def _he_std(layer: Layer, a: float = 0.0, mode: str = "fan_in") -> float:
 def _he(number: str, function: str, rng: np.random.Generator, law: str) -> Task:
     """A scheme, and its slope and its mode: 7 points."""
     task = _scheme(number, function, rng, law, _he_std)
-    layer, seed, a = _layers(rng)["widens"], _seed(rng), round(float(rng.uniform(0.45, 0.8)), 3)
-    calls = task.calls | {
-        "slope": _call(function, layer, seed, a=a),
-        "mode": _call(function, layer, seed + 1, mode="fan_out"),
-    }
+    layer, seed, a = _layers(rng)["widens"], _seed(rng), _between(rng, 0.45, 0.8)
     slips = {
         "the slope a is not used": math.sqrt(1 + a**2),
         "1 + a instead of 1 + a²": math.sqrt((1 + a**2) / (1 + a)),
         "the factor 1 + a² belongs below the line": 1 + a**2,
     }
-    slope = partial(judge.spread, [layer], [_he_std(layer, a=a)], slips)
-    mode = partial(judge.spread, [layer], [_he_std(layer, mode="fan_out")], {})
-    return Task(
-        number, function, calls, (*task.checks, Check("slope", 1, ("slope",), slope), Check("mode", 1, ("mode",), mode))
-    )
+    calls, checks = dict(task.calls), list(task.checks)
+    for name, given, own in (("slope", {"a": a}, slips), ("mode", {"mode": "fan_out"}, {})):
+        calls[name] = _call(function, layer.shape, seed, **_fans_of(layer), **given)
+        checks.append(Check(name, 1, (name,), partial(judge.spread, [layer], [_he_std(layer, **given)], own)))
+    return replace(task, calls=calls, checks=tuple(checks))
 
 
-def _truncated(number: str, rng: np.random.Generator) -> Task:
-    layers, seed = _layers(rng), _seed(rng)
-    stds = [round(float(rng.uniform(*bounds)), 3) for bounds in ((0.02, 0.05), (0.3, 0.6), (1.5, 3.0))]
-    calls = {
-        key: Call(
-            "truncated_normal", {"shape": list(layer.shape), "std": std, "rng": {"seed": seed + i}}, layer.shape, 1
-        )
-        for i, ((key, layer), std) in enumerate(zip(layers.items(), stds, strict=True))
-    }
-    calls |= _repeats(calls["narrows"], seed)
-    slips = {"the correction goes the wrong way: divide by 0.8796": truncated_std(2.0) ** 2}
-    spread = partial(judge.spread, list(layers.values()), stds, slips)
-    return Task(number, "truncated_normal", calls, _usual_checks(layers, "truncated normal", spread))
+def _between(rng: np.random.Generator, low: float, high: float) -> float:
+    return round(float(rng.uniform(low, high)), 3)
 
 
 # -- orthogonal ----------------------------------------------------------------------------------------------------
 
 
 def _orthogonal(number: str, rng: np.random.Generator) -> Task:
-    gain, seed = round(float(rng.uniform(1.3, 2.5)), 3), _seed(rng)
+    gain, seed = _between(rng, 1.3, 2.5), _seed(rng)
     few, many = int(rng.integers(21, 40)), int(rng.integers(51, 80))
     shapes = {"narrows": (few, many), "widens": (many, few), "convolution": (few, 7, *_kernel(rng))}
-    calls = {key: _orthogonal_call(shape, seed + i, gain) for i, (key, shape) in enumerate(shapes.items())}
+    calls = {key: _call("orthogonal", shape, seed + i, gain=gain) for i, (key, shape) in enumerate(shapes.items())}
     calls |= _repeats(calls["narrows"], seed)
-    small = {f"draw {i}": _orthogonal_call((5, 3), seed + 2_000 + i, 1.0) for i in range(DRAWS)}
+    small = {f"draw {i}": _call("orthogonal", (5, 3), seed + 2_000 + i) for i in range(DRAWS)}
     checks = (
         Check("form", 1, tuple(shapes), judge.form),
         Check("generator", 1, ("narrows", "again", "other"), judge.generator),
@@ -217,10 +210,6 @@ def _orthogonal(number: str, rng: np.random.Generator) -> Task:
         Check("signs", 1, tuple(small), judge.haar),
     )
     return Task(number, "orthogonal", calls | small, checks)
-
-
-def _orthogonal_call(shape: tuple[int, ...], seed: int, gain: float) -> Call:
-    return Call("orthogonal", {"shape": list(shape), "rng": {"seed": seed}, "gain": gain}, shape, 1)
 
 
 # -- the gain of an activation that nobody has seen ----------------------------------------------------------------
@@ -239,7 +228,7 @@ def _gain(number: str, rng: np.random.Generator) -> Task:
 def _drawn_gain(rng: np.random.Generator) -> tuple[str, float, float, dict[str, float]]:
     """Activation, q, gain and what the usual slips give: drawn again until no two of these are within 3 %."""
     while True:
-        phi, q = _activation(rng), round(float(rng.choice([rng.uniform(0.2, 0.6), rng.uniform(1.8, 4.0)])), 3)
+        phi, q = _activation(rng), _between(rng, *((0.2, 0.6), (1.8, 4.0))[rng.integers(2)])
         gain, slips = _true_gain(phi, q)
         if all(large > 1.03 * small for small, large in pairwise(sorted([gain, *slips.values()]))):
             return phi, q, gain, slips
@@ -247,27 +236,22 @@ def _drawn_gain(rng: np.random.Generator) -> tuple[str, float, float, dict[str, 
 
 def _activation(rng: np.random.Generator) -> str:
     """A function of z with a bend, a kink and a ripple, as Python text."""
-    a, b, c, d, e, f = (
-        round(float(rng.uniform(*r)), 3) for r in ((0.5, 1.5), (0.6, 2), (0.3, 0.9), (-1, 1), (0.2, 0.6), (2, 4))
-    )
+    a, b, c, d, e, f = (_between(rng, *r) for r in ((0.5, 1.5), (0.6, 2), (0.3, 0.9), (-1, 1), (0.2, 0.6), (2, 4)))
     return f"{a} * np.tanh({b} * z) + {c} * np.abs(z - {d}) + {e} * np.sin({f} * z)"
 
 
 def _true_gain(text: str, q: float) -> tuple[float, dict[str, float]]:
     """``√(q / E φ(√q ξ)²)``, and what the usual slips give."""
     phi = eval(f"lambda z: {text}", {"np": np})  # a text of our own
-    moments, at_one = gaussian_moments(phi, q), gaussian_moments(phi, 1.0)
-    right = math.sqrt(q / moments.square)
+    at_q, at_one, at_square = (gaussian_moments(phi, each) for each in (q, 1.0, q**2))
+    right = math.sqrt(q / at_q.square)
     return right, {
-        "this is the gain for q = 1: the pre-activation is √q ξ, and the gain has to keep q": 1
-        / math.sqrt(at_one.square),
-        "the gain has to keep q, not 1: q is missing under the root": 1 / math.sqrt(moments.square),
+        "this is the gain for q = 1: z is √q ξ, and the gain has to keep q": math.sqrt(1 / at_one.square),
+        "the gain has to keep q, not 1: q is missing under the root": math.sqrt(1 / at_q.square),
         "z has the variance q: φ(√q ξ), not φ(ξ)": math.sqrt(q / at_one.square),
-        "√q is the standard deviation of z: φ(√q ξ), not φ(q ξ)": math.sqrt(
-            q / gaussian_mean(lambda z: phi(z) ** 2, q**2)
-        ),
-        "the next layer sees the second moment E φ², not the variance of φ": math.sqrt(q / moments.variance),
-        "the gain multiplies the weights, so its square multiplies the second moment: take the root": right**2,
+        "√q is the standard deviation of z: φ(√q ξ), not φ(q ξ)": math.sqrt(q / at_square.square),
+        "the next layer sees the second moment E φ², not the variance of φ": math.sqrt(q / at_q.variance),
+        "the gain multiplies the weights, its square the second moment: take the root": right**2,
         "this is one over the gain": 1 / right,
-        "this keeps the gradient (E φ'²), the question was for the signal (E φ²)": 1 / math.sqrt(moments.slope_square),
+        "this keeps the gradient (E φ'²), the question was for the signal (E φ²)": math.sqrt(1 / at_q.slope_square),
     }
