@@ -8,6 +8,7 @@ the right gain for an activation that was drawn for you.
 * ``fan_in`` is the number of terms in the sum that makes one output value, ``fan_out`` the number of output values
   that one input value goes into. They are passed to you and can differ from what the shape suggests: use them.
 * Weights come back as an array of ``dtype``, or of float32 where there is no such argument.
+* Your schemes work in minidl as they are: ``minidl.init.apply(model, a2.he_normal)``.
 * Only NumPy and the standard library are there when this file is graded, and it can open no files.
 
 Every function is graded by what it returns, on shapes, fans and seeds that you do not see.

@@ -75,8 +75,8 @@ def write(assignment: Assignment, folder: Path) -> list[Path]:
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty: a hand-out goes into a new folder")
     student = without_solutions(source(assignment))
-    about = ast.get_docstring(ast.parse(student)) or ""
-    readme = "# " + about.replace("``", "`") + "\n" + HOW.format(file=assignment.file, points=assignment.points)
+    title, _, about = (ast.get_docstring(ast.parse(student)) or "").replace("``", "`").partition("\n")
+    readme = f"# {title.rstrip('.')}\n{about}\n" + HOW.format(file=assignment.file, points=assignment.points)
     folder.mkdir(parents=True, exist_ok=True)
     contents = {folder / assignment.file: student, folder / "README.md": readme}
     for path, text in contents.items():
