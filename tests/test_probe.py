@@ -459,6 +459,7 @@ def test_hooks_of_the_user_run_and_stay():
     model, calls = models.mlp([6, 5, 3]).to(DEVICE), []
     handle = model.linear1.register_forward_hook(lambda *_: calls.append(1))
     lab.probe(model, *batch())
+    assert len(vars(model.linear1)["_forward_hooks"]) == 1
     model(tensor(batch()[0]))
     assert len(calls) == 2
     handle.remove()

@@ -291,7 +291,7 @@ def _by_unit(row: Array, h: Array) -> Array:
     return row.reshape(-1, units).T if is_channels_last(h) else row.reshape(units, -1)
 
 
-def _twins(h: Array) -> Array:
+def _twins(h: Array) -> Any:
     """Share of units (columns) that agree with the unit before them on every input: what symmetry makes of a layer.
 
     Up to rounding: some processors add the products of the last few columns of a matrix in another order.
@@ -301,7 +301,8 @@ def _twins(h: Array) -> Array:
     few = h[:FEW]
     largest = np.abs(few).max()
     pairs = np.flatnonzero(_agree(few[:, 1:], few[:, :-1], largest))
-    return _agree(h[:, pairs + 1], h[:, pairs], largest).sum() / (h.shape[1] - 1)
+    agree = _agree(h[:, pairs + 1], h[:, pairs], largest).sum() if len(pairs) else 0
+    return agree / (h.shape[1] - 1)
 
 
 def _agree(a: Array, b: Array, largest: Array) -> Array:
