@@ -96,8 +96,8 @@ def test_the_batch_of_the_file_is_taken_if_it_makes_one_and_data_beats_it(run, f
 
 def test_a_file_may_import_its_neighbours(run, file):
     file("WIDTH = 24\n", "sizes.py")
-    assert run(file("import sizes\nfrom minidl import nn\n\ndef make_model():\n"
-                    "    return nn.Sequential(nn.Flatten(), nn.Linear(64, sizes.WIDTH), nn.Linear(24, 10))\n"))[0] == 0  # fmt: skip
+    text = MODEL.replace("import numpy as np", "import numpy as np, sizes").replace("40", "sizes.WIDTH")
+    assert run(file(text))[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,11 @@ def test_a_file_may_import_its_neighbours(run, file):
         (MODEL, ":other", ["own.py has no function 'other'", "make_model, of_zeros, raises, nothing"]),
         (MODEL, ":raises", ["raises() in own.py raised", "RuntimeError: no luck", "line 12"]),
         (MODEL, ":nothing", ["nothing() in own.py returned None", "nn.Module"]),
-        ("import nonsense_that_is_not_there\n", "", ["own.py cannot be loaded", "nonsense_that_is_not_there", "line 1"]),
+        (
+            "import nonsense_that_is_not_there\n",
+            "",
+            ["own.py cannot be loaded", "nonsense_that_is_not_there", "line 1"],
+        ),
         ("def make_model(:\n", "", ["own.py cannot be loaded", "SyntaxError", "line 1"]),
         ("raise SystemExit(3)\n", "", ["own.py cannot be loaded", "SystemExit: 3"]),
         (MODEL + "\ndef make_batch():\n    return 5\n", "", ["make_batch() in own.py returned a int", "pair (x, y)"]),

@@ -145,9 +145,7 @@ def test_weights_that_are_not_finite_are_a_finding(batch):
 
 @pytest.mark.parametrize("norm", [False, True])
 def test_activations_are_replaced_wherever_they_sit(norm, batch):
-    model = nn.Sequential(
-        nn.Flatten(), nn.Residual(nn.Sequential(nn.Linear(64, 64), nn.Sigmoid())), nn.Linear(64, 10)
-    )
+    model = nn.Sequential(nn.Flatten(), nn.Residual(nn.Sequential(nn.Linear(64, 64), nn.Sigmoid())), nn.Linear(64, 10))
     model.extra = [nn.ReLU(), nn.Linear(2, 2)]
     lab.replace_activations(model, "tanh")
     kinds = [type(m).__name__ for _, m in model.named_modules()]

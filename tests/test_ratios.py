@@ -1,4 +1,4 @@
-"""The table of slips: one wrong initializer for each, drawn at odd shapes, is recognised by the spread of its weights."""
+"""The table of slips: one wrong initializer for each, at odd fans, is recognised by the spread of its weights."""
 
 import math
 

@@ -210,10 +210,10 @@ def no_gradient() -> Case:
     return case(model)
 
 
-@planted("L1", "the output layer ×2000")
+@planted("L1", "the output layer ×20 000")
 def large_head() -> Case:
     """Sure of itself from the start."""
-    return case(times(mlp(4), 2000.0, "output"))
+    return case(times(mlp(4), 20_000.0, "output"))
 
 
 @planted("U1", "a learning rate of 100")

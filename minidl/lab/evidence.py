@@ -92,13 +92,20 @@ class Weight:
         return self.geometry.fan_in if self.geometry else float(self.values.shape[1])
 
 
-@dataclass(frozen=True)
+@dataclass
 class Block:
-    """A residual block: second moments of what enters and what leaves it."""
+    """A residual block.
+
+    Args:
+        layer: its path.
+        before, after: second moments of what enters and what leaves it.
+        delta: rms of the gradient at its output, times √places of an image; None without.
+    """
 
     layer: str
     before: float
     after: float
+    delta: float | None = None
 
 
 @dataclass
@@ -199,7 +206,11 @@ class _Watch:
         def look(_: Module, inputs: Any, output: Any) -> None:
             if path not in {block.layer for block in self.blocks}:
                 before, after = (moments(_array(x))["rms"] ** 2 for x in (inputs[0], output))
-                self.blocks.append(Block(path, before, after))
+                block = Block(path, before, after)
+                self.blocks.append(block)
+                if output.requires_grad:
+                    places = math.prod(output.shape[2:])
+                    output.register_hook(lambda g: setattr(block, "delta", moments(g)["rms"] * math.sqrt(places)))
 
         return look
 

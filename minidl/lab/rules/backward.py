@@ -25,35 +25,49 @@ TINY_WARN, TINY_FAIL = 1e-7, 1e-8  # rms of ∂W; Adam's ε is 1e-8
 )
 def kept_gradient(e: Evidence) -> Verdict:
     """The gradient at the pre-activations, from top to bottom: kept, vanishing or exploding."""
-    deltas = _deltas(e)
-    total = _change(deltas)
+    names, deltas = gradients(e)
+    total = change(deltas)
     steps = len(deltas) - 1
     fix = matched_scheme(e)
-    where = [w.layer for w, d in zip(e.hidden, deltas, strict=True) if d > 0]
+    where = [name for name, d in zip(names, deltas, strict=True) if d > 0]
     return Verdict(
         level_of(abs(total), CHANGE_WARN, CHANGE_FAIL),
         abs(total),
         _predicted(e),
         "L·|ln χ| of E δ²",
-        f"δ goes from {deltas[-1]:.3g} at {e.hidden[-1].layer} to {deltas[0]:.3g} at {e.hidden[0].layer}, "
-        f"{steps} layers down: L·|ln χ| = {abs(total):.3g}, harmless up to {CHANGE_WARN:g}",
+        f"δ goes from {deltas[-1]:.3g} at {names[-1]} to {deltas[0]:.3g} at {names[0]}, "
+        f"{steps} {'blocks' if e.blocks else 'layers'} down: L·|ln χ| = {abs(total):.3g}, "
+        f"harmless up to {CHANGE_WARN:g}",
         cause=f"the gradient {'vanishes' if total < 0 else 'explodes'} on the way down",
-        layer=where[0] if where else e.hidden[0].layer,
+        layer=where[0] if where else names[0],
         fix=fix.code,
         effect=fix.effect,
     )
 
 
-def _deltas(e: Evidence) -> list[float]:
-    """rms of δ at the hidden layers, times √places: what convolutions spread over an image counts as one."""
+def gradients(e: Evidence) -> tuple[list[str], list[float]]:
+    """Hidden layers, or residual blocks where there are some, and rms of δ at their outputs.
+
+    Times √places: what a convolution spreads over an image counts as one. Where there are shortcuts the gradient goes
+    down along them, whatever the branches do.
+    """
+    ends = [(b.layer, b.delta) for b in e.blocks if b.delta is not None]
+    if len(ends) > 1:
+        return [name for name, _ in ends], [delta for _, delta in ends]
     if len(e.hidden) < 2:
         raise Skip("it needs two hidden layers")
     if any(w.record["delta_rms"] is None for w in e.hidden):
         raise Skip("a layer passes no gradient down")
-    return [w.record["delta_rms"] * math.sqrt(math.prod(w.record["shape"][1:])) for w in e.hidden]
+    deltas = [w.record["delta_rms"] * math.sqrt(math.prod(w.record["shape"][1:])) for w in e.hidden]
+    return [w.layer for w in e.hidden], deltas
 
 
-def _change(deltas: list[float]) -> float:
+def change(deltas: list[float]) -> float:
+    """``ln(δ²_first / δ²_last)``.
+
+    Raises:
+        Skip: both are exactly 0.
+    """
     first, last = deltas[0], deltas[-1]
     if last == 0 and first == 0:
         raise Skip("the gradient is exactly 0 at all hidden layers, see B5")
@@ -63,7 +77,7 @@ def _change(deltas: list[float]) -> float:
 
 
 def _predicted(e: Evidence) -> float:
-    if e.prediction is None:
+    if e.prediction is None or e.blocks:
         return 0.0
     by_name = {r["layer"]: r["delta_rms"] for r in e.prediction.records}
     first, last = by_name.get(e.hidden[0].layer), by_name.get(e.hidden[-1].layer)
@@ -83,18 +97,18 @@ def _predicted(e: Evidence) -> float:
 )
 def balanced_layers(e: Evidence) -> Verdict:
     """One learning rate cannot serve layers whose gradients differ by orders of magnitude."""
-    gradients = {w.layer: g for w in e.weights if not w.block and (g := w.record["weight_grad_rms"])}
-    gradients = {layer: g for layer, g in gradients.items() if math.isfinite(g)}
-    if len(gradients) < 2:
+    sizes = {w.layer: g for w in e.weights if not w.block and (g := w.record["weight_grad_rms"])}
+    sizes = {layer: g for layer, g in sizes.items() if math.isfinite(g)}
+    if len(sizes) < 2:
         raise Skip("fewer than two layers have a gradient")
-    small, large = min(gradients, key=lambda k: gradients[k]), max(gradients, key=lambda k: gradients[k])
-    ratio = gradients[large] / gradients[small]
+    small, large = min(sizes, key=lambda k: sizes[k]), max(sizes, key=lambda k: sizes[k])
+    ratio = sizes[large] / sizes[small]
     return Verdict(
         level_of(ratio, IMBALANCE_WARN, IMBALANCE_FAIL),
         ratio,
         1.0,
         "largest / smallest rms of ∂L/∂W",
-        f"∂L/∂W has rms {gradients[small]:.2g} at {small} and {gradients[large]:.2g} at {large}: ×{ratio:.2g}",
+        f"∂L/∂W has rms {sizes[small]:.2g} at {small} and {sizes[large]:.2g} at {large}: ×{ratio:.2g}",
         cause="layers get gradients of very different size",
         layer=small,
         fix='optimizer = optim.SGD(optim.layerwise_lr(model, "update_ratio", batch=(x, y)), lr=1e-3, momentum=0.9)',
@@ -112,11 +126,11 @@ def balanced_layers(e: Evidence) -> Verdict:
 )
 def uniform_loss_of_scale(e: Evidence) -> Verdict:
     """Where all ∂L/∂W shrink alike, one factor on the learning rate makes up for it; Adam has it built in."""
-    total = abs(_change(_deltas(e)))
-    gradients = [w.record["weight_grad_rms"] for w in e.weights if w.record["weight_grad_rms"]]
-    if len(gradients) < 2:
+    total = abs(change(gradients(e)[1]))
+    sizes = [w.record["weight_grad_rms"] for w in e.weights if w.record["weight_grad_rms"]]
+    if len(sizes) < 2:
         raise Skip("fewer than two layers have a gradient")
-    ratio = max(gradients) / min(gradients)
+    ratio = max(sizes) / min(sizes)
     uniform = total > CHANGE_WARN and ratio <= EVEN
     fix = matched_scheme(e)
     return Verdict(
@@ -142,12 +156,12 @@ def uniform_loss_of_scale(e: Evidence) -> Verdict:
 )
 def gradient_above_epsilon(e: Evidence) -> Verdict:
     """A gradient below Adam's ε is divided by ε and not by its own size: it stays small."""
-    gradients = {w.layer: w.record["weight_grad_rms"] for w in e.weights if w.record["weight_grad_rms"]}
-    if not gradients:
+    sizes = {w.layer: w.record["weight_grad_rms"] for w in e.weights if w.record["weight_grad_rms"]}
+    if not sizes:
         raise Skip("no weight has a gradient that is not exactly 0, see B5")
-    small = min(gradients, key=lambda k: gradients[k])
+    small = min(sizes, key=lambda k: sizes[k])
     fix = matched_scheme(e)
-    low, high = gradients[small], max(gradients.values())
+    low, high = sizes[small], max(sizes.values())
     return Verdict(
         "fail" if high < TINY_FAIL else "warn" if low < TINY_WARN else "ok",
         low,
@@ -165,14 +179,14 @@ def gradient_above_epsilon(e: Evidence) -> Verdict:
     "B5",
     "backward",
     "a ∂L/∂W that is exactly 0",
-    limits=("none, or the layers wait for one of zeros that learns", "the same: info", "any other"),
+    limits=("none", "they wait for a layer or a branch of zeros that learns: info", "any other"),
     source="zero weights: δ below = Wᵀδ = 0 (see S1); underflow of float32 (see F2)",
     explained_by=("D1", "W1", "W2", "W3", "S1", "F1", "F2", "F3", "A1", "A2", "A4", "B1"),
 )
 def some_gradient(e: Evidence) -> Verdict:
     """A weight without gradient does not learn. Under an output layer of zeros that lasts for one step only."""
     silent = [w for w in e.weights if w.record["weight_grad_rms"] == 0]
-    waiting = bool(silent) and _waits(e, silent)
+    waiting = bool(silent) and (_waits(e, silent) or all(w.block for w in silent))
     fix = matched_scheme(e)
     share = len(silent) / len(e.weights)
     return Verdict(
@@ -181,8 +195,8 @@ def some_gradient(e: Evidence) -> Verdict:
         0.0,
         "share of layers without gradient",
         f"∂L/∂W is exactly 0 in {len(silent)} of {len(e.weights)} layers"
-        + ("; a layer of zeros above them learns in the first step" if waiting else ""),
-        cause="no gradient" + (" until the layer of zeros has learned" if waiting else ""),
+        + ("; zeros above them learn in the first step" if waiting else ""),
+        cause="no gradient" + (" until the zeros above have learned" if waiting else ""),
         layer=silent[0].layer if silent else "",
         fix="" if waiting or not silent else fix.code,
         effect="" if waiting or not silent else fix.effect,

@@ -9,7 +9,7 @@ from minidl.lab.evidence import Evidence
 from minidl.lab.rules.fixes import gentler, matched_scheme, small_head
 from minidl.lab.rules.registry import Skip, Verdict, rule
 
-START_OK, START_WARN, START_FAIL = 1.1, 2.0, 1000.0  # of ln K
+START_OK, START_WARN, START_FAIL = 1.1, 2.0, 2000.0  # of ln K
 FLAT = 0.97  # of the entropy of the labels: a loss above it has not left its start
 LEARNED = 0.15  # accuracy above that of guessing the largest class: the mean loss of one epoch still holds its start
 UPDATE_OK = (1e-4, 1e-2)
@@ -22,8 +22,8 @@ UPDATE_GOAL = 1e-3
     "loss",
     "initial loss over ln K",
     limits=(f"≤ {START_OK:g}", f"> {START_WARN:g}; below it info", f"> {START_FAIL:g}"),
-    source="cs231n: 2.302 for ten classes; failing limit measured on digits: 700 trains at the smallest rate",
-    explained_by=("D1", "W1", "W2", "W3", "G1", "F1", "F2", "F5", "B1", "R1"),
+    source="cs231n: 2.302 for ten classes; failing limit measured on digits: 1400 ln K trains at the smallest rate",
+    explained_by=("D1", "W1", "W2", "W3", "G1", "F1", "F2", "F5", "B1"),
 )
 def loss_at_the_start(e: Evidence) -> Verdict:
     """A network that knows nothing should say so: every class equally likely, loss ln K."""

@@ -6,7 +6,7 @@ import math
 import statistics
 
 from minidl.lab.evidence import Evidence
-from minidl.lab.rules.backward import _change, _deltas
+from minidl.lab.rules.backward import change, gradients
 from minidl.lab.rules.fixes import matched_scheme
 from minidl.lab.rules.registry import Skip, Verdict, rule
 
@@ -70,8 +70,8 @@ def normalized_gradient(e: Evidence) -> Verdict:
     """Normalization keeps the signal, and lets the gradient grow downwards by a factor per layer."""
     if not e.normalized or e.blocks:
         raise Skip("no normalization without shortcuts")
-    deltas = _deltas(e)
-    growth = math.exp(min(_change(deltas) / (len(deltas) - 1), 700.0))
+    _, deltas = gradients(e)
+    growth = math.exp(min(change(deltas) / (len(deltas) - 1), 700.0))
     failed = growth > NORM_FAIL and len(deltas) > NORM_DEPTH
     return Verdict(
         "ok" if growth <= NORM_WARN else "fail" if failed else "warn",
