@@ -32,13 +32,15 @@ oracle: export OMP_NUM_THREADS = 1
 oracle: .venv-oracle/oracle.stamp
 	.venv-oracle/bin/python -m pytest -n $(JOBS) -m oracle $(ARGS)
 
-# What takes too long for every change: both kill series in full, the published networks at 224x224, and the experiments
-# behind docs/results. Some hours; needs MNIST, CIFAR-10 and ImageNet photographs (see `minidl data list`).
+# What takes too long for every change: both kill series in full, the published networks at 224x224, the experiments
+# behind docs/results, and how often a diagnosis is right. Some hours; needs MNIST, CIFAR-10 and ImageNet photographs
+# (see `minidl data list`).
 evidence: .venv/test.stamp
 	.venv/bin/python tests/kill_training.py --kills 20
 	.venv/bin/python tests/kill_compare.py --kills 20
 	.venv/bin/python -m benchmarks.published
 	.venv/bin/python docs/results/make.py --jobs $(JOBS)
+	.venv/bin/python docs/diagnosis/calibrate.py --jobs $(JOBS)
 
 clean:
 	rm -rf .venv .venv-oracle .venv-cupy build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
