@@ -369,14 +369,20 @@ class Lesson:
 def lesson_arguments(sub: argparse.ArgumentParser) -> None:
     """The arguments of ``minidl lesson``."""
     sub.add_argument("number", nargs="?", type=int, metavar="N", help="the lesson to run; without it: list them")
-    sub.add_argument("--fast", action="store_true", help="smaller networks, fewer seeds: a quick look")
+    how = sub.add_mutually_exclusive_group()
+    how.add_argument("--fast", action="store_true", help="smaller networks, fewer seeds: a quick look")
+    how.add_argument("--notebook", action="store_true", help="do not run it: write it as a Jupyter notebook")
 
 
 def lesson(args: argparse.Namespace) -> int:
-    """List the lessons, or run one in a fresh folder and pass on its exit code."""
+    """List the lessons, run one in a fresh folder and pass on its exit code, or write it there as a notebook."""
     known = lessons()
     if args.number is not None:
-        return _run_lesson(_find_lesson(known, args.number), args)
+        act = _write_notebook if args.notebook else _run_lesson
+        return act(_find_lesson(known, args.number), args)
+    if args.notebook:
+        fix = "run: minidl lesson N --notebook"
+        raise CommandError("--notebook needs a number", "it writes one lesson", fix, USAGE)
     if args.json:
         print_json("lessons", lessons=[{"number": each.number, "title": each.title} for each in known])
     else:
@@ -445,6 +451,42 @@ def course(args: argparse.Namespace) -> int:
     from minidl.course.commands import run
 
     return run(args, print_json)
+
+
+def _write_notebook(each: Lesson, args: argparse.Namespace) -> int:
+    folder = files.run_folder(args.out, f"lesson-{each.number:02d}").resolve()
+    path = folder / f"{each.path.stem}.ipynb"
+    path.write_text(text.to_json(notebook(each.path.read_text(encoding="utf-8"))) + "\n", encoding="utf-8")
+    if args.json:
+        print_json("lesson-notebook", number=each.number, title=each.title, notebook=str(path))
+    else:
+        print(path)
+    return DONE
+
+
+def notebook(script: str) -> dict[str, Any]:
+    """A ``# %%`` script as a notebook, nbformat 4.5: a cell begins at each mark, Markdown loses its comment signs.
+
+    Args:
+        script: the source; what stands before its first mark is dropped.
+
+    Returns:
+        The document, ready for JSON; no cell has been run.
+    """
+    parts = re.split(r"^# %%(.*)\n", script, flags=re.MULTILINE)[1:]  # mark, source, mark, source, ...
+    cells = [_cell(*part) for part in zip(range(len(parts)), parts[::2], parts[1::2], strict=False)]
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    about = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    return {"cells": cells, "metadata": about, "nbformat": 4, "nbformat_minor": 5}
+
+
+def _cell(number: int, mark: str, source: str) -> dict[str, Any]:
+    """One cell of a notebook."""
+    lines, code = source.strip("\n").split("\n"), {"execution_count": None, "outputs": []}
+    if is_markdown := mark.strip() == "[markdown]":
+        lines, code = [re.sub("^# ?", "", line) for line in lines], {}
+    kind = {"cell_type": "markdown" if is_markdown else "code", "id": f"cell-{number:02d}", "metadata": {}}
+    return {**kind, "source": "\n".join(lines), **code}
 
 
 # -- bench ---------------------------------------------------------------------------------------------------------

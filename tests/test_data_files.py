@@ -64,6 +64,16 @@ def real(name):
         pytest.skip(f"needs MINIDL_DATA with {name}")
 
 
+def test_a_set_is_here_where_load_would_find_it_and_nothing_is_downloaded(home, monkeypatch):
+    monkeypatch.setattr("minidl.data.fileset.fetch", lambda *_: pytest.fail("a download began"))
+    assert data.is_here("digits") and data.is_here("spirals") and not data.is_here("mnist")
+    write_mnist(home / "cache" / "mnist")
+    write_mnist(home / "own" / "mnist")
+    assert data.is_here("mnist") and data.is_here("mnist", root=home / "own")
+    with pytest.raises(ValueError, match="mnist"):
+        data.is_here("mnits")
+
+
 def test_the_real_mnist_has_60000_and_10000_images_with_the_known_label_histograms():
     real("mnist")
     split = data.load("mnist")

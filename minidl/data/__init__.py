@@ -5,7 +5,7 @@ from minidl.data.dataset import Dataset
 from minidl.data.errors import DataError
 from minidl.data.loader import DataLoader
 from minidl.data.part import Part
-from minidl.data.registry import Parts, load, names, register
+from minidl.data.registry import Parts, is_here, load, names, register
 from minidl.data.split import Split, from_arrays
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Parts",
     "Split",
     "from_arrays",
+    "is_here",
     "load",
     "names",
     "register",

@@ -21,7 +21,7 @@ from minidl.data.seeds import checked_seed
 from minidl.data.split import Split, hold_out
 from minidl.text import unknown
 
-__all__ = ["Entry", "Parts", "entry", "load", "names", "register"]
+__all__ = ["Entry", "Parts", "entry", "is_here", "load", "names", "register"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,21 @@ def entry(name: str) -> Entry:
     if name not in sets:
         raise unknown("data set", name, list(sets))
     return sets[name]
+
+
+def is_here(name: str, root: str | PathLike[str] | None = None) -> bool:
+    """Whether ``load`` would find the set on this machine; nothing is downloaded. A set without files always is.
+
+    Args:
+        name: one of ``names()``.
+        root: folder that holds the files; left out, the places where ``load`` looks.
+
+    Raises:
+        ValueError: unknown name.
+        DataError: a folder may not be looked into.
+    """
+    files = entry(name).files
+    return files is None or files.find(Path(root).expanduser() if root else None) is not None
 
 
 def load(
