@@ -102,7 +102,7 @@ def test_a_run_that_goes_on_from_a_checkpoint_has_all_its_looks(tmp_path, first)
 
     class StopsAt:
         def on_checked(self, run):
-            if run.step == 7:
+            if run.step == (7 if DEVICE == "cpu" else 6):  # a GPU's state is checked at the end of an epoch
                 raise Stop
 
     model = network()
