@@ -1,6 +1,7 @@
 """The figures of the laboratory: their numbers are those of closed forms and published tables; no setting changes."""
 
 import csv
+import importlib.util
 import itertools
 import math
 import re
@@ -788,3 +789,20 @@ def test_theory_is_marked_at_the_left_edge_in_the_units_of_the_layer():
     prediction = SimpleNamespace(records=[record("a", mean=1.0, std=2.0)])
     (strip,) = lab.TrainingHeatmap.from_records(bins_of("a", 10 * NORMAL, step=0), prediction=prediction).strips
     assert strip.theory == pytest.approx([1 - 3.2898, 1.0, 1 + 3.2898], abs=1e-4)
+
+
+# --------------------------------------------------------------------------------------------------------- the gallery
+
+
+def test_the_gallery_shows_every_figure_and_is_the_page_that_its_script_writes():
+    folder = ROOT / "docs" / "gallery"
+    spec = importlib.util.spec_from_file_location("gallery", folder / "make.py")
+    gallery = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(gallery)
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    assert page == gallery.page(), "python docs/gallery/make.py"
+    assert all(f"lab.{name}" in page for name in USUAL)
+    for name in gallery.GALLERY:
+        assert f"({name}.png)" in page and 0 < (folder / f"{name}.png").stat().st_size < 120_000
+    for code in page.split("```python\n")[1:]:
+        compile(code.split("```")[0], "gallery", "exec")

@@ -129,7 +129,7 @@ class TrainingHeatmap(Display):
             bottom = place * (1 + GAP)
             ticks += self._draw_strip(ax, strip, bottom, norm)
         ax.set_xlim(self._columns()[0], self._columns()[-1])
-        ax.set_ylim(-GAP / 2, max(len(self.strips), 1) * (1 + GAP) - GAP / 3)
+        ax.set_ylim(-GAP / 2, max(len(self.strips), 1) * (1 + GAP))
         ax.set_yticks([y for y, _ in ticks], [text for _, text in ticks], fontsize=SMALL)
         ax.set_xlabel("step")
         bar = ax.inset_axes((1.02, 0.0, 0.025, 1.0))
