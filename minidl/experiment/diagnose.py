@@ -54,6 +54,7 @@ def run(args: argparse.Namespace, print_json: Callable[..., None]) -> int:
         found = diagnose(target.model, target.x, target.y)
     except Exception as error:
         raise ValueError(f"the batch does not fit {target.name}: {_last_line(error)}") from error
+    found.report.title = target.name
     folder = files.run_folder(args.out, "diagnose")
     found.figure().savefig(folder / "diagnose.png", dpi=150)
     content = _content(args, target, found)

@@ -88,7 +88,7 @@ def _effect(e: Evidence, activation: str, scheme: Initializer) -> str:
     total = predicted_scale(e, activation, scheme)
     if total is None:
         return f"the size of the signal is then kept through {activation}"
-    return f"theory: E h² ×{math.exp(total / max(len(e.hidden), 1)):.3g} per layer, in all |ln| = {abs(total):.2g}"
+    return f"theory: E h² ×{math.exp(total / max(len(e.hidden), 1)):.3g} per layer, in all |ln| = {abs(total):.2f}"
 
 
 def _scheme(e: Evidence, activation: str) -> Initializer:
