@@ -204,6 +204,8 @@ def test_weights_that_are_not_centred_drive_the_signal_by_their_mean():
     found = by_layer(lab.predict(model, x), "rms")
     assert found["relu4"] / found["relu3"] == pytest.approx(16.35, rel=0.03)
     assert_agreement(compared(make, x, keys=("rms",)))
+    first = {k: v for k, v in compared(make, x, keys=("std",)).items() if k[0] == "linear1"}  # how units differ
+    assert_agreement(first)
 
 
 def test_nine_draws_of_ten_lie_within_the_band():

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from minidl import threads
 from minidl.backend import array_module, device_of, to_device
 from minidl.init.layer_rules import through_weight
 from minidl.init.model_level import (
@@ -68,7 +69,8 @@ def autoinit(model: Any, in_shape: Sequence[int], *, mean: float = 0.0, variance
     with as_in_training(model):
         call = trace(model, zeros)
     walk = _Fitting("autoinit", "take init.lsuv, which measures", trained=True)
-    walk.through(call, Signal.normal(mean, variance, {}))
+    with threads.limited(1):  # sums of some thousand terms: more threads only wait for each other
+        walk.through(call, Signal.normal(mean, variance, {}))
     records = []
     for path, module in layers:
         square, factor = walk.found[id(module)]

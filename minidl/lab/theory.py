@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from minidl import threads
 from minidl.backend import to_host
 from minidl.init.layer_rules import weight_moments
 from minidl.init.model_level import effective_weight
@@ -127,8 +128,9 @@ def predict(model: Module, x: Any, y: Any = None) -> Prediction:
         for module, mode in zip(masks, modes, strict=True):
             module.training = mode
     walk = _Recorder(len(inputs))
-    outputs = walk.through(call, _described(to_host(inputs.data)))
-    return walk.prediction(model, outputs if isinstance(outputs, list) else [outputs], call, y)
+    with threads.limited(1):  # sums of some thousand terms: more threads only wait for each other
+        outputs = walk.through(call, _described(to_host(inputs.data)))
+        return walk.prediction(model, outputs if isinstance(outputs, list) else [outputs], call, y)
 
 
 def variance_ratios(call: Call) -> dict[str, float]:
@@ -145,7 +147,8 @@ def variance_ratios(call: Call) -> dict[str, float]:
             return super().step(call, before, after, back)
 
     try:
-        Ratios("summary", REST, trained=True).through(call, Signal.normal(0.0, 1.0, {}))
+        with threads.limited(1):
+            Ratios("summary", REST, trained=True).through(call, Signal.normal(0.0, 1.0, {}))
     except ValueError:
         return {}
     return found

@@ -95,7 +95,7 @@ class Law(NamedTuple):
         return Law(values, (a.chances[:, None] * b.chances).ravel())
 
     def _in_parts(self, parts: int) -> Self:
-        """Neighbouring values as one, their mean, in parts of equal chance; then stretched to the variance there was."""
+        """Neighbouring values as one, their mean, in parts of equal chance; stretched to the variance there was."""
         order = np.argsort(self.values, kind="stable")
         chances, values = self.chances[order], self.values[order]
         part = np.minimum((parts * (np.cumsum(chances) - chances / 2)).astype(int), parts - 1)

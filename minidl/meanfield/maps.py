@@ -152,8 +152,7 @@ def half_difference(f: str | Function, q: float, apart: float, **params: Any) ->
 
 def _finer(ends: Values, s: float) -> tuple[Values, Values]:
     """Panels with more ends around the places of kinks, where the integrand changes within s."""
-    steps = s * np.array([0.5, 2.0, 8.0])
-    more = (np.array([-1.0, 0.0, 1.0])[:, None] + np.concatenate([-steps, steps])).ravel()
+    more = (np.array([-1.0, 0.0, 1.0])[:, None] + np.array([-8.0, -2.0, 2.0, 8.0]) * s).ravel()
     ends = np.unique(np.concatenate([ends, more[np.abs(more) < ends[-1]]]))
     return ends[:-1], ends[1:]
 
