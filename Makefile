@@ -40,6 +40,7 @@ evidence: .venv/test.stamp
 	.venv/bin/python tests/kill_compare.py --kills 20
 	.venv/bin/python -m benchmarks.published
 	.venv/bin/python docs/results/make.py --jobs $(JOBS)
+	.venv/bin/python docs/results/advice.py
 	.venv/bin/python docs/diagnosis/calibrate.py --jobs $(JOBS)
 
 clean:
