@@ -173,7 +173,7 @@ class Tensor:
             TypeError: ``gradient`` has another dtype.
         """
         seed = _seed(self, gradient)
-        with threads.undisturbed():
+        with threads.undisturbed():  # the matrix library's threads and ours share the cores: see threads.py
             leaves = _walk_back(self, seed, keep_graph=False)
         owned = {id(seed)}  # it may be the caller's own array
         for leaf, g in leaves.items():
@@ -501,7 +501,7 @@ class Op(Generic[P, R]):
                 f"{self.name}: {precision} meets whole numbers, and would become {y.dtype}. "
                 f'Write them as x.astype("{precision}").'
             )
-        result = Tensor.__new__(Tensor)
+        result = Tensor.__new__(Tensor)  # past __init__ and its checks: this runs in every operation
         result._data = y = np.asarray(y) if isinstance(y, np.generic) else y
         result.grad = result._hooks = result._node = None
         result._wants_grad = False
@@ -544,6 +544,7 @@ class Op(Generic[P, R]):
         return args[: self.arity], {**dict(zip(self.static, extra, strict=False)), **static}
 
     def _check_rules(self, parents: list[Any]) -> None:
+        """Refuse now what ``backward`` could not differentiate later: there the line that is to blame is far away."""
         for i, parent in enumerate(parents):
             if parent is not None and (i >= len(self.rules) or self.rules[i] is None):
                 raise RuntimeError(
@@ -656,6 +657,7 @@ def _home(function: Any) -> tuple[str, str]:
 
 
 def _seed(y: Tensor, gradient: Array | None) -> Array:
+    """What a walk back from ``y`` begins with: its own gradient, checked; 1 for a single value."""
     if not y.requires_grad:
         raise RuntimeError("nothing to differentiate: no tensor that this one depends on has requires_grad=True")
     if gradient is None:
@@ -752,6 +754,7 @@ def _restored(array: Any, source: Any) -> Any:
 
 
 def _after_hooks(owner: Any, g: Any) -> Any:
+    """``g``, or what the hooks of a node or leaf make of it."""
     for hook in list(owner._hooks.values()) if owner._hooks else ():
         replaced = hook(g)
         if replaced is not None:

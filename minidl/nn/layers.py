@@ -11,7 +11,7 @@ import numpy as np
 from minidl import init, ops
 from minidl.backend import array_module, device_of, to_host
 from minidl.nn.activation import activation as activation_layer
-from minidl.nn.linear import Weighted
+from minidl.nn.linear import ConvTranspose2d, Weighted
 from minidl.nn.module import Module, Parameter
 from minidl.ops.conv import Pair
 from minidl.tensor import Tensor
@@ -152,6 +152,8 @@ class _BatchNorm(Module):
     """What both batch normalizations share; ``axes_allowed`` is the number of axes each accepts."""
 
     axes_allowed: tuple[int, ...] = ()
+    running_mean: Any
+    running_var: Any
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True) -> None:
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
@@ -166,9 +168,6 @@ class _BatchNorm(Module):
         """Forget the running averages: they belong to the weights that were there before."""
         xp = array_module(self.running_mean)
         self.running_mean, self.running_var = xp.zeros_like(self.running_mean), xp.ones_like(self.running_var)
-
-    running_mean: Any
-    running_var: Any
 
     def forward(self, x: Any) -> Any:
         """Normalized ``x``, same shape.
@@ -304,7 +303,7 @@ class WeightNorm(Module):
         self.fans, self.initializers = layer.fans, dict(layer.initializers)
         self.groups = getattr(layer, "groups", 1)
         self.weight, self.bias = layer.weight, layer.bias
-        self._axis = 1 if type(layer).__name__ == "ConvTranspose2d" else 0  # where the output units lie
+        self._axis = 1 if isinstance(layer, ConvTranspose2d) else 0  # where the output units lie
         self.gain = Parameter(self._length(self.weight.detach()).data)
         self._apply_weight = layer.apply_weight
 

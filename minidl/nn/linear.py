@@ -25,7 +25,7 @@ class Weighted(Module):
         shape: of the weight.
         fans: (fan_in, fan_out), see ``init.fans``.
         bias: number of biases, 0 for none.
-        init_: scheme of the weight, a name or an initializer.
+        init: scheme of the weight, a name or an initializer.
         bias_init: scheme of the bias.
     """
 
@@ -37,11 +37,11 @@ class Weighted(Module):
         shape: tuple[int, ...],
         fans: tuple[float, float],
         bias: int,
-        init_: str | InitializerLike,
+        init: str | InitializerLike,
         bias_init: str | InitializerLike,
     ) -> None:
         self.fans = fans
-        self.initializers = {"weight": get(init_)} | ({"bias": get(bias_init)} if bias else {})
+        self.initializers = {"weight": get(init)} | ({"bias": get(bias_init)} if bias else {})
         rng = np.random.default_rng()
         groups = getattr(self, "groups", 1)
         self.weight = Parameter(drawn(self.initializers["weight"], shape, fans, rng, groups=groups))
@@ -269,6 +269,5 @@ def _short(value: Any) -> Any:
 
 def _scheme(layer: Weighted) -> str:
     bias = "" if layer.bias is not None else ", bias=False"
-    return (
-        f"{bias}, init={layer.initializers['weight'].name}" if hasattr(layer.initializers["weight"], "name") else bias
-    )
+    name = getattr(layer.initializers["weight"], "name", None)  # a function of the user's own has none
+    return bias if name is None else f"{bias}, init={name}"

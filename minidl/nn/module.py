@@ -37,7 +37,11 @@ class Parameter(Tensor):
 
 
 class Module:
-    """Base class of layers and models; subclasses write ``__init__`` and ``forward``."""
+    """Base class of layers and models; subclasses write ``__init__`` and ``forward``.
+
+    One that has to do with its weights being new, or draws by itself, writes ``after_init(self, rng)`` too, which
+    ``init.apply`` calls at the end (running averages, dropout).
+    """
 
     training: bool = True
     #: parameter name -> the initializer this module declares for it; see ``init.apply``
@@ -49,7 +53,7 @@ class Module:
 
     def __call__(self, *inputs: Any) -> Any:
         """``forward``, then the forward hooks."""
-        with threads.undisturbed():
+        with threads.undisturbed():  # the matrix library's threads and ours share the cores: see threads.py
             output = self.forward(*inputs)
         hooks = self.__dict__.get("_forward_hooks")
         if hooks:

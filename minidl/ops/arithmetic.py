@@ -84,12 +84,6 @@ negative.example(lambda draw: ((draw.array(),), {}))
 
 
 @op
-def power(a: Array, b: Array) -> Array:
-    """``a ** b``, elementwise; the gradient of ``b`` needs ``a > 0``."""
-    return a**b
-
-
-@op
 def exp(x: Array) -> Array:
     """``e ** x``."""
     return array_module(x).exp(x)
@@ -107,6 +101,14 @@ def log(x: Array) -> Array:
 
 log.derivative(lambda g, _y, x: g / x)
 log.example(lambda draw: ((draw.array(low=0.2, high=3.0),), {}))
+
+
+@op
+def power(a: Array, b: Array) -> Array:
+    """``a ** b``, elementwise; the gradient of ``b`` needs ``a > 0``."""
+    return a**b
+
+
 power.derivative(
     lambda g, _y, a, b: g * b * a ** (b - 1 + (b == 0)),  # at b = 0 the derivative is 0, also where a = 0
     lambda g, y, a, _b: g * y * (log(a) if hasattr(a, "shape") else math.log(a)),
@@ -126,16 +128,16 @@ sqrt.derivative(lambda g, y, _x: g / (2 * y))
 sqrt.example(lambda draw: ((draw.array(low=0.2, high=3.0),), {}))
 
 
-@op
-def abs(x: Array) -> Array:
-    """``|x|``; the derivative at 0 is taken as 0."""
-    return array_module(x).abs(x)
-
-
 @op(differentiable=False)
 def sign(x: Array) -> Array:
     """-1, 0 or 1. Flat everywhere, so it has no derivative of use."""
     return array_module(x).sign(x)
+
+
+@op
+def abs(x: Array) -> Array:
+    """``|x|``; the derivative at 0 is taken as 0."""
+    return array_module(x).abs(x)
 
 
 abs.derivative(lambda g, _y, x: g * sign(x))
@@ -162,17 +164,17 @@ minimum.derivative(lambda g, _y, a, b: g * (a <= b), lambda g, _y, a, b: g * (a 
 minimum.example(lambda draw: (draw.broadcastable(2, apart=True), {}))
 
 
-@op
-def clip(x: Array, *, low: float | None = None, high: float | None = None) -> Array:
-    """``x`` limited to [low, high]; no gradient where it was cut."""
-    return array_module(x).clip(x, low, high)
-
-
 @op(differentiable=False)
 def within(x: Array, *, low: float | None = None, high: float | None = None) -> Array:
     """Whether ``low <= x <= high``, elementwise; None is no limit."""
     above = x == x if low is None else x >= low
     return above if high is None else above & (x <= high)
+
+
+@op
+def clip(x: Array, *, low: float | None = None, high: float | None = None) -> Array:
+    """``x`` limited to [low, high]; no gradient where it was cut."""
+    return array_module(x).clip(x, low, high)
 
 
 clip.derivative(lambda g, _y, x, low, high: g * within(x, low=low, high=high))

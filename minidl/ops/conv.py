@@ -12,7 +12,6 @@ cross-correlation: the kernel is not flipped.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -80,12 +79,16 @@ def _columns(x: Array, kernel: Sequence[int], out: Sequence[int], stride: Pair, 
     return columns.reshape(*x.shape[:2], kernel[0] * kernel[1], out[0] * out[1])
 
 
-def _grouped(a: Array, groups: int, leading: int) -> Array:
-    """Split the channel axis into groups and merge what follows it into ``leading`` matrix axes."""
-    n, c, *places = a.shape
-    if leading == 1:
-        return a.reshape(n, groups, c // groups * places[0], *places[1:])
-    return a.reshape(n, groups, c // groups, math.prod(places))
+def _grouped_columns(columns: Array, groups: int) -> Array:
+    """(N, C, kh·kw, H'·W') -> (N, groups, C/groups·kh·kw, H'·W'): a matrix for every group."""
+    n, c, elements, places = columns.shape
+    return columns.reshape(n, groups, c // groups * elements, places)
+
+
+def _grouped_image(g: Array, groups: int) -> Array:
+    """(N, O, H', W') -> (N, groups, O/groups, H'·W'): a matrix for every group."""
+    n, o, h, w = g.shape
+    return g.reshape(n, groups, o // groups, h * w)
 
 
 def _check_conv(x: Array, w: Array, groups: int) -> None:
@@ -127,7 +130,7 @@ def conv2d(
     out = (out_length(x.shape[2], kernel[0], sh, ph, dh), out_length(x.shape[3], kernel[1], sw, pw, dw))
     if conv_numpy.takes(x, w, kernel, (ph, pw), (dh, dw), groups):
         return conv_numpy.conv2d(x, w, b, (sh, sw), (ph, pw), out)
-    columns = _grouped(_columns(x, kernel, out, stride, padding, dilation), groups, 1)
+    columns = _grouped_columns(_columns(x, kernel, out, stride, padding, dilation), groups)
     y = (w.reshape(groups, w.shape[0] // groups, -1) @ columns).reshape(x.shape[0], w.shape[0], *out)
     return y if b is None else y + b[:, None, None]
 
@@ -158,7 +161,7 @@ def conv2d_input_grad(
         return conv_numpy.conv2d_input_grad(g, w, pair(image), pair(stride), (ph, pw))
     n, (h, width), kernel, out = g.shape[0], image, w.shape[2:], g.shape[2:]
     matrices = w.reshape(groups, w.shape[0] // groups, -1).swapaxes(1, 2)
-    columns = (matrices @ _grouped(g, groups, 0)).reshape(n, w.shape[1] * groups, *kernel, *out)
+    columns = (matrices @ _grouped_image(g, groups)).reshape(n, w.shape[1] * groups, *kernel, *out)
     framed = array_module(g).zeros((n, w.shape[1] * groups, h + 2 * ph, width + 2 * pw), g.dtype)
     for i, j, (rows, cols) in _windows(kernel, out, stride, dilation):
         framed[:, :, rows, cols] += columns[:, :, i, j]
@@ -188,8 +191,8 @@ def conv2d_weight_grad(
     """
     if conv_numpy.takes(x, g, kernel, pair(padding), pair(dilation), groups):
         return conv_numpy.conv2d_weight_grad(x, g, kernel, pair(stride), pair(padding))
-    columns = _grouped(_columns(x, kernel, g.shape[2:], stride, padding, dilation), groups, 1)
-    products = _grouped(g, groups, 0) @ columns.swapaxes(2, 3)  # (N, groups, O/groups, C/groups·kh·kw)
+    columns = _grouped_columns(_columns(x, kernel, g.shape[2:], stride, padding, dilation), groups)
+    products = _grouped_image(g, groups) @ columns.swapaxes(2, 3)  # (N, groups, O/groups, C/groups·kh·kw)
     return products.sum(axis=0).reshape(g.shape[1], x.shape[1] // groups, *kernel)
 
 

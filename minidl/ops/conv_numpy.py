@@ -1,6 +1,7 @@
 """Convolution on the host, fast: a few large matrix products on views of channels-last images.
 
-``conv.py`` sends NumPy arrays here; its plain versions say what these functions compute, and test them. Images are
+``conv.py`` sends NumPy arrays here; its plain versions say what these functions compute, and test them: a first
+reading of minidl passes over this file. Images are
 (N, C, H, W) outside and (N, H, W, C) in memory, *rows* of W·C numbers. Four ideas:
 
 1. *Along W, a window is a view.* kw neighbouring pixels are one run of kw·C numbers. Every ``phases``-th window

@@ -65,7 +65,7 @@ def linear(x: Array, w: Array, b: Array | None = None) -> Array:
 
 
 def _linear_rule(g: Any, _y: Any, x: Any, w: Any, _b: Any = None, *, needs: Sequence[bool]) -> list[Any]:
-    rows, wanted = _rows(g), (*needs, False)
+    rows, wanted = _rows(g), (*needs, False)  # b may have been left out
     return [
         _product(g, w) if wanted[0] else None,
         _product(rows.T, _rows(x)) if wanted[1] else None,

@@ -99,7 +99,7 @@ def _batch_norm_rule(
     axes, per_channel = _all_but_channels(x), (slice(None), *(None,) * (x.ndim - 2))
     z = normalize(x, axes=axes, eps=eps)
     scaled = g if weight is None else g * weight[per_channel]
-    wanted = (*needs, False, False)
+    wanted = (*needs, False, False)  # weight and bias may have been left out
     return [
         _normalize_rule(scaled, z, x, axes, eps) if wanted[0] else None,
         sum(g * z, axis=axes) if wanted[1] else None,
@@ -107,14 +107,14 @@ def _batch_norm_rule(
     ][: len(needs)]
 
 
-batch_norm.joint_derivative(_batch_norm_rule)
-batch_norm.example(lambda draw: _batch_norm_example(draw))
-
-
 def _batch_norm_example(draw: Any) -> Any:
     x = draw.array(draw.choice([(4, 3, 2, 2), (5, 2)]))
     channels = (x.shape[1],)
     return (x, draw.array(channels), draw.array(channels)), {"eps": 1e-3}
+
+
+batch_norm.joint_derivative(_batch_norm_rule)
+batch_norm.example(_batch_norm_example)
 
 
 # --------------------------------------------------------------------------------- batch normalization on NumPy, fast

@@ -1,4 +1,7 @@
-"""Reductions over axes: sum, mean, variance, extremes, log-sum-exp, and their yes/no relatives."""
+"""Reductions over axes: sum, mean, variance, extremes, log-sum-exp, and their yes/no relatives.
+
+They have NumPy's names, so here, and where they are imported, ``sum`` and ``max`` are the operations and not Python's.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,9 @@ def _axis_example(draw: Any, **limits: Any) -> Any:
 def sum(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
     """Sum over ``axis`` (an axis, several, or all)."""
     y = _image_sum(x, axis, keepdims)
-    return x.sum(axis=axis, keepdims=keepdims) if y is None else y, x.shape
+    if y is None:
+        y = x.sum(axis=axis, keepdims=keepdims)
+    return y, x.shape
 
 
 sum.derivative(lambda g, _y, _x, axis, keepdims, kept: _spread(g, kept, axis))
@@ -52,7 +57,8 @@ sum.example(_axis_example)
 def mean(x: Array, *, axis: Axis = None, keepdims: bool = False) -> Array:
     """Mean over ``axis``."""
     y = _image_sum(x, axis, keepdims)
-    return x.mean(axis=axis, keepdims=keepdims) if y is None else y / _count(x.shape, axis), x.shape
+    y = x.mean(axis=axis, keepdims=keepdims) if y is None else y / _count(x.shape, axis)
+    return y, x.shape
 
 
 mean.derivative(lambda g, _y, _x, axis, keepdims, kept: _spread(g / _count(kept, axis), kept, axis))

@@ -54,9 +54,7 @@ def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> Array:
     if not grads:
         raise ValueError("no parameter has a gradient; call backward() first")
     xp = array_module(grads[0])
-    squares = [
-        (g.astype("float64") ** 2).sum() for g in grads
-    ]  # in float32 a gradient of 1e20 would square to infinity
+    squares = [(g.astype("float64") ** 2).sum() for g in grads]  # in float32 1e20 would square to infinity
     norm = xp.sqrt(sum(squares))
     factor = xp.minimum(1.0, max_norm / (norm + 1e-6))
     for p in parameters:
