@@ -120,13 +120,7 @@ def predict(model: Module, x: Any, y: Any = None) -> Prediction:
     """
     inputs = placed(model, x)
     with left_as_it_was(model):
-        masks = [m for _, m in model.named_modules() if hasattr(m, "restart")]
-        modes = [m.training for m in masks]
-        for module in masks:
-            module.training = False  # so that no mask is drawn
         call = trace(model, inputs[: min(2, len(inputs))].detach())
-        for module, mode in zip(masks, modes, strict=True):
-            module.training = mode
     walk = _Recorder(len(inputs))
     with threads.limited(1):  # sums of some thousand terms: more threads only wait for each other
         outputs = walk.through(call, _described(to_host(inputs.data)))
