@@ -42,9 +42,9 @@ split = data.load("digits")
 
 
 # %%
-def chi(weights, slope=0.0):
-    """The factor per layer of the mean square, up and down; ``slope`` is that of a leaky ReLU on the negative side."""
-    return weights * (1 + slope**2) / 2
+def chi(weights):
+    """The factor per layer of the mean square, up and down, for a given n Var(w)."""
+    return weights / 2
 
 
 def theory(weights):
@@ -54,8 +54,8 @@ def theory(weights):
 
 
 # %% [markdown]
-# ## Run: signal and gradient
-# Lines: the median of several networks. Pale bands: the formula.
+# ## Run
+# Signal and gradient before training. Lines: the median of several networks. Pale bands: the formula.
 
 
 # %%
@@ -77,8 +77,7 @@ fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", nco
 fig.savefig("ladders.png", dpi=120)
 
 # %% [markdown]
-# ## Run: training
-# The same three on handwritten digits, with SGD and momentum. Write your verdicts down before you look.
+# Training: the same three on handwritten digits, with SGD and momentum. Write your verdicts down before you look.
 
 
 # %%
