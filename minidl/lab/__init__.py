@@ -36,6 +36,8 @@ _WATCH = ("Watch", "watch")
 
 
 def __getattr__(name: str) -> Any:
+    if name == "diagnose_torch":
+        return getattr(importlib.import_module("minidl.lab.from_torch"), name)
     if name in _WATCH:
         return getattr(importlib.import_module("minidl.lab.watching"), name)
     if name in _DIAGNOSIS:

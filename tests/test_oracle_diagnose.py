@@ -1,0 +1,505 @@
+"""``lab.diagnose_torch``: the same numbers as ``lab.diagnose`` on the same weights, faults found, nothing changed."""
+
+import copy
+import itertools
+import random
+
+import numpy as np
+import pytest
+from oracle import torch
+from test_oracle_models import resnet, small_stem
+
+from minidl import lab, models, nn, ops
+
+F, t = torch.nn.functional, torch.nn
+pytestmark = pytest.mark.oracle
+
+NUMBERS = (
+    *("mean", "rms", "std", "batch_std", "second_moment", "nonfinite", "dead", "always_on", "saturated", "twins"),
+    *("delta_rms", "weight_mean", "weight_std", "weight_grad_rms", "update_ratio"),
+)
+COMMON = ("Linear", "Conv2d", "BatchNorm2d", "ReLU", "Tanh", "MaxPool2d")
+
+
+def batch(shape, count=64, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(count, *shape)), rng.integers(0, 10, count)
+
+
+def in_a_row(*sizes, activation=t.ReLU):
+    layers = [t.Flatten()]
+    for a, b in itertools.pairwise(sizes):
+        layers += [t.Linear(a, b), activation()]
+    return t.Sequential(*layers[:-1])
+
+
+def convolutions():
+    return t.Sequential(
+        *(t.Conv2d(3, 8, 3, padding=1, bias=False), t.BatchNorm2d(8), t.ReLU(), t.MaxPool2d(2)),
+        *(t.Conv2d(8, 16, 3, padding=1, bias=False), t.BatchNorm2d(16), t.ReLU()),
+        *(t.AdaptiveAvgPool2d(1), t.Flatten(), t.Linear(16, 10)),
+    )
+
+
+def our_convolutions():
+    return nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(8, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()),
+        *(nn.GlobalAvgPool2d(), nn.Linear(16, 10)),
+    )
+
+
+def stack(depth=12):
+    """A plain stack of convolutions with batch norm at both ends, biases in between."""
+    inner = [layer for _ in range(depth) for layer in (t.Conv2d(8, 8, 3, padding=1), t.ReLU())]
+    head = [t.AdaptiveAvgPool2d(1), t.Flatten(), t.Linear(8, 10)]
+    return he(t.Sequential(t.Conv2d(3, 8, 3, padding=1), t.BatchNorm2d(8), t.ReLU(), *inner, *head))
+
+
+def he(network):
+    for m in network.modules():
+        if isinstance(m, t.Linear | t.Conv2d):
+            t.init.kaiming_normal_(m.weight, nonlinearity="relu")
+            t.init.zeros_(m.bias)
+    return network
+
+
+class Dense(t.Module):
+    """A residual block of dense layers."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.first, self.second = t.Linear(width, width), t.Linear(width, width)
+
+    def forward(self, x):
+        return x + self.second(F.relu(self.first(x)))
+
+
+def residual(blocks=12, width=32):
+    network = t.Sequential(t.Linear(64, width), *[Dense(width) for _ in range(blocks)], t.ReLU(), t.Linear(width, 10))
+    he(network)
+    for m in network.modules():
+        if isinstance(m, Dense):
+            t.init.zeros_(m.second.weight)
+    return network
+
+
+PAIRS = {
+    "mlp": (lambda: models.mlp([64, 50, 40, 10]), lambda: in_a_row(64, 50, 40, 10), (64,)),
+    "tanh": (lambda: models.mlp([64, 50, 40, 10], "tanh"), lambda: in_a_row(64, 50, 40, 10, activation=t.Tanh), (64,)),
+    "conv": (our_convolutions, convolutions, (3, 8, 8)),
+    "resnet": (
+        lambda: models.resnet20(in_shape=(3, 8, 8), num_classes=10),
+        lambda: resnet([3, 3, 3], 16, False, small_stem()),
+        (3, 8, 8),
+    ),
+}
+
+
+def pair(name, dtype, mode=True):
+    """Both networks with the same weights; of the batch norms a running average that has seen data."""
+    make, make_twin, shape = PAIRS[name]
+    ours, theirs = make().to(dtype), make_twin().to(getattr(torch, dtype))
+    x, y = batch(shape)
+    with torch.no_grad():
+        for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+            q.copy_(torch.from_numpy(p.data))
+    x = x.astype(dtype)
+    ours(ops.identity(lab_tensor(x))), theirs(torch.from_numpy(x))
+    return ours.train(mode), theirs.train(mode), x, y
+
+
+def lab_tensor(x):
+    from minidl.tensor import Tensor
+
+    return Tensor(x)
+
+
+def same(a, b, scale=0.0, tolerance=1e-5):
+    if a is None or b is None:
+        return a is None and b is None
+    return abs(a - b) <= tolerance * max(abs(a), scale)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", PAIRS)
+def test_records_are_those_of_lab_diagnose_on_the_same_weights(name, training, dtype):
+    ours, theirs, x, y = pair(name, dtype, training)
+    mine = [r for r in lab.diagnose(ours, x, y).report.records if r["kind"] in COMMON]
+    found = [r for r in lab.diagnose_torch(theirs, x, y).report.records if r["kind"] in COMMON]
+    assert [r["kind"] for r in found] == [r["kind"] for r in mine]
+    for a, b in zip(mine, found, strict=True):
+        assert a["shape"] == b["shape"]
+        wrong = {key: (a[key], b[key]) for key in NUMBERS if not same(a[key], b[key], scale=a["rms"])}
+        assert not wrong, (a["layer"], b["layer"])
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_findings_blocks_and_theory_are_those_of_lab_diagnose(name):
+    ours, theirs, x, y = pair(name, "float64")
+    a, b = lab.diagnose(ours, x, y), lab.diagnose_torch(theirs, x, y)
+    mine = {f.rule: f for f in a.findings if f.rule != "W1"}  # PyTorch does not say by what a weight was drawn
+    found = {f.rule: f for f in b.findings}
+    assert found.keys() == mine.keys()
+    for rule, f in mine.items():
+        assert found[rule].level == f.level
+        assert same(f.measured, found[rule].measured, tolerance=1e-4), rule
+        assert same(f.expected, found[rule].expected, tolerance=1e-4), rule
+    for one, other in zip(a.evidence.blocks, b.evidence.blocks, strict=True):
+        assert same(one.before, other.before) and same(one.after, other.after) and same(one.delta, other.delta)
+    for key in ("depth", "chi", "beta", "initial_loss", "sigma_w", "sigma_b", "xi", "q_star"):
+        assert same(getattr(a.prediction, key), getattr(b.prediction, key)), key
+    assert a.prediction.activation == b.prediction.activation
+
+
+def test_updates_are_those_of_the_optimizer():
+    _, theirs, x, y = pair("mlp", "float64")
+    optimizer = torch.optim.Adam(theirs.parameters(), lr=1e-2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        F.cross_entropy(theirs(torch.from_numpy(x)), torch.from_numpy(y)).backward()
+        optimizer.step()
+    found = lab.diagnose_torch(theirs, x, y, optimizer=optimizer)
+    before = theirs[3].weight.detach().clone()
+    optimizer.zero_grad()
+    F.cross_entropy(theirs(torch.from_numpy(x)), torch.from_numpy(y)).backward()
+    optimizer.step()
+    ratio = (theirs[3].weight - before).square().mean().sqrt() / before.square().mean().sqrt()
+    record = next(r for r in found.report.records if r["layer"] == "3")
+    assert record["update_ratio"] == pytest.approx(ratio.item(), rel=1e-6)
+    assert "U1" in {f.rule for f in found.findings}
+
+
+# ------------------------------------------------------------------------------------------------------ planted faults
+
+
+def dead(network):
+    with torch.no_grad():
+        for m in network.modules():
+            if isinstance(m, t.Conv2d) and m.bias is not None and m.in_channels == 8:
+                m.bias.fill_(-5.0)
+
+
+def huge(network):
+    with torch.no_grad():
+        for m in network.modules():
+            if isinstance(m, t.Conv2d):
+                m.weight.mul_(10)
+
+
+def silent(network):
+    t.init.zeros_(network[3].weight)
+    t.init.zeros_(network[3].bias)
+
+
+def unscaled(network):
+    with torch.no_grad():
+        for m in network.modules():
+            if isinstance(m, Dense):
+                t.init.kaiming_normal_(m.second.weight).mul_(1.5)
+
+
+FAULTS = {
+    "mlp, a layer of zeros": (lambda: he(in_a_row(64, 50, 50, 50, 10)), silent, (64,), {"S1", "B5", "F2"}, "3"),
+    "conv, weights ×10": (stack, huge, (3, 8, 8), {"F1"}, None),
+    "conv, dead biases": (stack, dead, (3, 8, 8), {"F2", "A4", "B5", "F3", "F1"}, None),
+    "residual, unscaled branches": (residual, unscaled, (64,), {"R1", "F1"}, None),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_found_and_the_printed_line_of_pytorch_mends_it(name):
+    make, fault, shape, rules, layer = FAULTS[name]
+    torch.manual_seed(0)
+    network, (x, y) = make(), batch(shape)
+    healthy = lab.diagnose_torch(network, x, y)
+    assert not healthy.failed, str(healthy)
+    fault(network)
+    found = lab.diagnose_torch(network, x, y)
+    assert found.failed
+    assert found.primary.rule in rules
+    assert layer is None or found.primary.layer == layer
+    scope = {"model": network, "torch": torch, "nn": t, "x": torch.from_numpy(x)}
+    exec(found.primary.fix, scope)
+    assert not lab.diagnose_torch(network, x, y).failed, str(found)
+
+
+def test_inputs_that_are_not_standardized_are_found():
+    x, y = batch((64,))
+    found = lab.diagnose_torch(residual(), 1000 + 200 * x, y)
+    assert found.primary.rule == "D1"
+    scope = {"x": torch.from_numpy(1000 + 200 * x)}
+    exec(found.primary.fix, scope)
+    assert not lab.diagnose_torch(residual(), scope["x"], y).failed
+
+
+def test_a_rate_that_is_too_high_is_found_and_the_fix_lowers_it():
+    network, (x, y) = he(in_a_row(64, 50, 50, 10)), batch((64,))
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e3)
+    found = lab.diagnose_torch(network, x, y, optimizer=optimizer)
+    assert found.primary.rule == "U1"
+    exec(found.primary.fix, {"optimizer": optimizer})
+    assert not lab.diagnose_torch(network, x, y, optimizer=optimizer).failed
+
+
+def test_the_report_and_the_figure_are_those_of_a_diagnosis(tmp_path):
+    network, (x, y) = he(in_a_row(64, 50, 50, 50, 10)), batch((64,))
+    silent(network)
+    found = lab.diagnose_torch(network, x, y)
+    assert "FINDING" in str(found) and "nn.init" in str(found)
+    found.figure().savefig(tmp_path / "ladder.png")
+    assert found.records and found.prediction is not None
+
+
+# ----------------------------------------------------------------------------------------------- what it leaves alone
+
+
+class Everything(t.Module):
+    """Batch norm, dropout, noise of its own, functions, an in-place ReLU, a layer used twice, a frozen one."""
+
+    def __init__(self, fails=False):
+        super().__init__()
+        self.first, self.norm = t.Linear(64, 40), t.BatchNorm1d(40)
+        self.shared, self.drop, self.relu = t.Linear(40, 40), t.Dropout(0.3), t.ReLU(inplace=True)
+        self.frozen, self.last = t.Linear(40, 40).requires_grad_(False), t.Linear(40, 10)
+        self.fails, self.steps = fails, 0
+        self.norm.eval()
+
+    def forward(self, x):
+        self.steps += 1
+        noise = float(np.random.rand()) + random.random() + float(torch.rand(()))
+        h = self.relu(self.norm(self.first(x) + 0 * noise))
+        h = F.relu(self.shared(self.drop(h)))
+        h = self.relu(self.shared(h))
+        h = F.relu_(self.frozen(h))
+        if self.fails:
+            raise RuntimeError("half-way")
+        return self.last(h)
+
+
+def state(network):
+    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in network.modules()]
+    return {
+        "parameters": [(id(p), p.detach().numpy().tobytes(), p.requires_grad) for p in network.parameters()],
+        "gradients": [None if p.grad is None else (id(p.grad), p.grad.numpy().tobytes()) for p in network.parameters()],
+        "graph hooks": [len(p._backward_hooks or ()) for p in network.parameters()],
+        "buffers": [(name, id(b), b.numpy().tobytes()) for name, b in network.named_buffers()],
+        "modes": [m.training for m in network.modules()],
+        "in place": [getattr(m, "inplace", None) for m in network.modules()],
+        "hooks": hooks,
+        "attributes": {name: sorted(vars(m)) for name, m in network.named_modules()},
+        "steps": getattr(network, "steps", 0),
+        "torch": torch.get_rng_state().numpy().tobytes(),
+        "numpy": np.random.get_state()[1].tobytes(),
+        "python": random.getstate(),
+        "threads": torch.get_num_threads(),
+        "grad mode": torch.is_grad_enabled(),
+    }
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("graded", [False, True])
+def test_nothing_of_the_network_or_of_the_generators_changes_also_if_it_fails(fails, graded):
+    network, (x, y) = Everything(), batch((64,))
+    network.first.register_forward_hook(lambda *_: None)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    if graded:
+        F.cross_entropy(network(torch.from_numpy(x).float()), torch.from_numpy(y)).backward()
+        optimizer.step()
+    network.fails = fails
+    before, rates = state(network), copy.deepcopy(optimizer.state_dict())
+    if fails:
+        with pytest.raises(RuntimeError, match="half-way"):
+            lab.diagnose_torch(network, x, y, optimizer=optimizer)
+    else:
+        lab.diagnose_torch(network, x, y, optimizer=optimizer)
+    after = state(network)
+    assert {key for key in before if before[key] != after[key]} == set()
+    assert str(optimizer.state_dict()) == str(rates)
+
+
+def test_the_inputs_stay_as_they_are():
+    x, y = batch((64,))
+    x = torch.from_numpy(x).float().requires_grad_()
+    kept = x.detach().clone()
+    lab.diagnose_torch(t.Sequential(t.ReLU(inplace=True), t.Linear(64, 10)), x, y)
+    assert torch.equal(x, kept) and x.grad is None and x.requires_grad
+
+
+def test_it_works_where_gradients_are_switched_off():
+    network, (x, y) = he(in_a_row(64, 50, 10)), batch((64,))
+    usual = lab.diagnose_torch(network, x, y).records
+    with torch.no_grad():
+        assert lab.diagnose_torch(network, x, y).records == usual
+    with torch.inference_mode():
+        assert lab.diagnose_torch(network, torch.from_numpy(x), y).records == usual
+
+
+# --------------------------------------------------------------------------------------------- ways to write a network
+
+
+class Functional(t.Module):
+    def __init__(self, how):
+        super().__init__()
+        self.a, self.b, self.c = t.Conv2d(3, 8, 3, padding=1), t.Linear(8 * 16, 40), t.Linear(40, 10)
+        self.how = how
+
+    def forward(self, x):
+        h = F.max_pool2d(self.how(self.a(x)), 2)
+        return self.c(self.how(self.b(h.view(len(h), -1))))
+
+
+def written_as_modules(network):
+    parts = [network.a, t.ReLU(), t.MaxPool2d(2), t.Flatten(), network.b, t.ReLU(), network.c]
+    return t.Sequential(*parts)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [F.relu, torch.relu, torch.Tensor.relu, torch.relu_, lambda h: F.relu(h, inplace=True), lambda h: F.relu_(h)],
+)
+def test_functions_are_seen_like_modules_in_place_or_not(how):
+    torch.manual_seed(0)
+    network, (x, y) = Functional(how), batch((3, 8, 8))
+    a, b = lab.diagnose_torch(network, x, y), lab.diagnose_torch(written_as_modules(network), x, y)
+    drop = ("layer",)
+    for one, other in zip(a.report.records, b.report.records, strict=True):
+        assert {k: v for k, v in one.items() if k not in drop} == {k: v for k, v in other.items() if k not in drop}
+    assert a.prediction is not None and a.prediction.chi == b.prediction.chi
+    assert [f.level for f in a.findings] == [f.level for f in b.findings]
+
+
+def test_a_function_that_is_not_known_leaves_no_theory_rather_than_a_wrong_one():
+    network, (x, y) = Functional(lambda h: h.clamp_(min=0)), batch((3, 8, 8))
+    found = lab.diagnose_torch(network, x, y)
+    assert found.prediction is None
+    assert "computes by itself" in found.evidence.unpredicted
+    assert found.evidence.activation is None
+
+
+def test_in_place_modules_give_the_numbers_of_others():
+    network, (x, y) = he(in_a_row(64, 50, 50, 10)), batch((64,))
+    usual = lab.diagnose_torch(network, x, y).report.records
+    for m in network.modules():
+        if isinstance(m, t.ReLU):
+            m.inplace = True
+    assert lab.diagnose_torch(network, x, y).report.records == usual
+
+
+def test_a_layer_used_twice_is_one_weight_and_two_records():
+    found = lab.diagnose_torch(Everything(), *batch((64,)))
+    assert [r["layer"] for r in found.report.records].count("shared") == 2
+    assert [w.layer for w in found.evidence.weights] == ["first", "shared", "frozen", "last"]
+
+
+def test_a_frozen_layer_has_no_gradient_and_passes_it_on():
+    found = lab.diagnose_torch(Everything(), *batch((64,)))
+    by_name = {w.layer: w for w in found.evidence.weights}
+    assert by_name["frozen"].gradient is None and by_name["frozen"].record["weight_grad_rms"] is None
+    assert by_name["frozen"].record["delta_rms"] > 0 and by_name["first"].record["weight_grad_rms"] > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_measured_in_float32(dtype):
+    network, (x, y) = he(in_a_row(64, 50, 50, 10)), batch((64,))
+    half = copy.deepcopy(network).to(dtype)
+    same_numbers = copy.deepcopy(half).float()
+    x = torch.from_numpy(x).to(dtype)
+    optimizers = [torch.optim.Adam(net.parameters()) for net in (half, same_numbers)]
+    a = lab.diagnose_torch(half, x, y, optimizer=optimizers[0])
+    b = lab.diagnose_torch(same_numbers, x, y, optimizer=optimizers[1])
+    assert a.report.records == b.report.records
+    assert next(half.parameters()).dtype == dtype
+
+
+def test_parametrized_weights_are_seen():
+    network = t.Sequential(t.Linear(64, 50), t.ReLU(), torch.nn.utils.parametrizations.weight_norm(t.Linear(50, 10)))
+    found = lab.diagnose_torch(network, *batch((64,)))
+    assert [w.layer for w in found.evidence.weights] == ["0", "2"]
+
+
+def test_layers_that_minidl_does_not_have_are_measured_without_theory():
+    network = t.Sequential(t.Conv1d(4, 8, 3, groups=2), t.ReLU(), t.Flatten(), t.Linear(8 * 6, 10))
+    found = lab.diagnose_torch(network, *batch((4, 8)))
+    assert [w.inputs for w in found.evidence.weights] == [6, 48]
+    assert "Conv1d" in found.evidence.unpredicted
+
+
+def test_a_block_is_found_by_the_sum_it_ends_in_and_once():
+    network = t.Sequential(
+        t.Linear(64, 32), t.Sequential(Dense(32), t.ReLU()), t.Sequential(Dense(32)), t.Linear(32, 10)
+    )
+    assert [b.layer for b in lab.diagnose_torch(network, *batch((64,))).evidence.blocks] == ["1.0", "2.0"]
+
+
+def test_a_transformer_block_is_measured():
+    layer = t.TransformerEncoderLayer(32, 4, 64, batch_first=True, norm_first=True)
+    network = t.Sequential(t.Linear(8, 32), layer, t.Flatten(), t.Linear(32 * 5, 10))
+    found = lab.diagnose_torch(network, *batch((5, 8)))
+    assert [b.layer for b in found.evidence.blocks] == ["1"]
+
+
+def test_other_losses_and_networks_with_several_outputs():
+    class Two(t.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head, self.side = t.Linear(64, 30), t.Linear(30, 1), t.Linear(30, 2)
+
+        def forward(self, x):
+            h = torch.tanh(self.body(x))
+            return self.head(h), self.side(h)
+
+    x, y = batch((64,))
+    with pytest.raises(ValueError, match="returns a tuple"):
+        lab.diagnose_torch(Two(), x, y)
+    found = lab.diagnose_torch(Two(), x, y.astype(float), loss=lambda out, y: F.mse_loss(out[0][:, 0], y))
+    assert len(found.evidence.weights) == 3
+    assert "L1" in {s["rule"] for s in found.skipped}
+
+
+def test_labels_to_be_ignored_count_as_none():
+    x, y = batch((64,))
+    y[:8] = -100
+    assert sum(lab.diagnose_torch(he(in_a_row(64, 50, 10)), x, y).evidence.shares) == pytest.approx(1)
+
+
+# --------------------------------------------------------------------------------------------------------- what it says
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: models.mlp([64, 10]), "call lab.diagnose"),
+        (lambda: F.relu, "the function relu"),
+        (lambda: Everything, "the class Everything: make one"),
+        (lambda: torch.zeros(3), "a Tensor"),
+        (lambda: torch.jit.script(t.Linear(64, 10)), "torch.jit"),
+    ],
+)
+def test_what_is_no_module_of_pytorch_is_named(wrong, message):
+    with pytest.raises(TypeError, match=message):
+        lab.diagnose_torch(wrong(), *batch((64,)))
+
+
+@pytest.mark.parametrize(
+    ("x", "options", "error", "message"),
+    [
+        (np.zeros((8, 64), int), {}, TypeError, "behind the embedding"),
+        (np.full((8, 64), np.nan), {}, ValueError, "NaN"),
+        (np.zeros((0, 64)), {}, ValueError, "no inputs"),
+        (np.ones((8, 64)), {"loss": ops.cross_entropy}, TypeError, "of minidl"),
+        (np.ones((8, 64)), {"optimizer": "adam"}, TypeError, "torch.optim"),
+        (np.ones((8, 64)), {"loss": lambda out, y: out}, ValueError, "one number"),
+    ],
+)
+def test_a_batch_or_option_that_does_not_fit_is_named(x, options, error, message):
+    with pytest.raises(error, match=message):
+        lab.diagnose_torch(in_a_row(64, 10), x, np.zeros(len(x), int), **options)
+
+
+def test_a_network_that_cannot_be_copied_says_so():
+    network = in_a_row(64, 10)
+    network.generator = (i for i in range(3))
+    with pytest.raises(ValueError, match=r"cannot be copied.*load_state_dict"):
+        lab.diagnose_torch(network, *batch((64,)))
