@@ -167,6 +167,19 @@ class Evidence:
         return ACTIVATIONS[max(set(kinds), key=kinds.count)].__name__ if kinds else None
 
     @property
+    def wakes(self) -> bool:
+        """Whether what is exactly 0 will not stay so: the layer that silences the rest has itself a gradient.
+
+        As one layer of zeros has under a smooth activation. A dead ReLU layer, zeros in all layers and a signal too
+        small for float32 have none; and a normalization divides zeros by √ε, so that the first step is a jump.
+        """
+        silent = [i for i, w in enumerate(self.weights) if w.into["batch_std"] == 0]
+        if not silent or silent[0] == 0:
+            return False
+        last = self.weights[silent[0] - 1]
+        return bool(last.record["weight_grad_rms"]) and (not last.normalized or bool(self.blocks))
+
+    @property
     def normalized(self) -> bool:
         """Whether most hidden layers are normalized."""
         return 2 * sum(w.normalized for w in self.hidden) > len(self.hidden)

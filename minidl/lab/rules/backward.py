@@ -54,12 +54,15 @@ def gradients(e: Evidence) -> tuple[list[str], list[float]]:
     ends = [(b.layer, b.delta) for b in e.blocks if b.delta is not None]
     if len(ends) > 1:
         return [name for name, _ in ends], [delta for _, delta in ends]
-    if len(e.hidden) < 2:
-        raise Skip("it needs two hidden layers")
-    if any(w.record["delta_rms"] is None for w in e.hidden):
+    layers = [w for w in e.hidden if not w.block]
+    if len(layers) < 2:
+        raise Skip("it needs two hidden layers, or two residual blocks")
+    if any(w.record["delta_rms"] is None for w in layers):
         raise Skip("a layer passes no gradient down")
-    deltas = [w.record["delta_rms"] * math.sqrt(math.prod(w.record["shape"][1:])) for w in e.hidden]
-    return [w.layer for w in e.hidden], deltas
+    if e.wakes:
+        raise Skip("a layer of zeros lets nothing pass until it has learned")
+    deltas = [w.record["delta_rms"] * math.sqrt(math.prod(w.record["shape"][1:])) for w in layers]
+    return [w.layer for w in layers], deltas
 
 
 def change(deltas: list[float]) -> float:
@@ -186,7 +189,7 @@ def gradient_above_epsilon(e: Evidence) -> Verdict:
 def some_gradient(e: Evidence) -> Verdict:
     """A weight without gradient does not learn. Under an output layer of zeros that lasts for one step only."""
     silent = [w for w in e.weights if w.record["weight_grad_rms"] == 0]
-    waiting = bool(silent) and (_waits(e, silent) or all(w.block for w in silent))
+    waiting = bool(silent) and (e.wakes or _waits(e, silent) or all(w.block for w in silent))
     fix = matched_scheme(e)
     share = len(silent) / len(e.weights)
     return Verdict(
@@ -195,8 +198,8 @@ def some_gradient(e: Evidence) -> Verdict:
         0.0,
         "share of layers without gradient",
         f"∂L/∂W is exactly 0 in {len(silent)} of {len(e.weights)} layers"
-        + ("; zeros above them learn in the first step" if waiting else ""),
-        cause="no gradient" + (" until the zeros above have learned" if waiting else ""),
+        + ("; the zeros that cut them off learn in the first step" if waiting else ""),
+        cause="no gradient" + (" until the zeros that cut them off have learned" if waiting else ""),
         layer=silent[0].layer if silent else "",
         fix="" if waiting or not silent else fix.code,
         effect="" if waiting or not silent else fix.effect,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from minidl.lab.evidence import Evidence
 from minidl.lab.rules.registry import Verdict, rule
 
-MEAN_WARN, MEAN_FAIL = 0.2, 5.0
+MEAN_WARN, MEAN_FAIL = 0.2, 30.0
+SHIFT_FAIL = 3.0  # of the mean, in standard deviations
 STD_WARN = (0.5, 2.0)
-STD_FAIL = (0.02, 10.0)
+STD_FAIL = (0.02, 1000.0)
 
 
 @rule(
@@ -17,7 +18,7 @@ STD_FAIL = (0.02, 10.0)
     limits=(
         f"|mean| ≤ {MEAN_WARN}, std in {STD_WARN}",
         "beyond that",
-        f"|mean| > {MEAN_FAIL:g} or std outside {STD_FAIL}",
+        f"without normalization |mean| > {MEAN_FAIL:g} and > {SHIFT_FAIL:g} std, or std outside {STD_FAIL}",
     ),
     source="LSUV's authors ask for inputs of variance 1 (Mishkin & Matas 2016); the failing limits measured on digits",
 )
@@ -25,7 +26,8 @@ def standardized_inputs(e: Evidence) -> Verdict:
     """Every scheme keeps the size of the signal that it is given; it makes no size of its own."""
     mean, std = e.inputs["mean"], e.inputs["std"]
     ok = abs(mean) <= MEAN_WARN and STD_WARN[0] <= std <= STD_WARN[1]
-    failed = abs(mean) > MEAN_FAIL or not STD_FAIL[0] <= std <= STD_FAIL[1]
+    failed = abs(mean) > max(MEAN_FAIL, SHIFT_FAIL * std) or not STD_FAIL[0] <= std <= STD_FAIL[1]
+    failed = failed and not e.weights[0].normalized
     shifted = abs(mean) > MEAN_WARN and STD_WARN[0] <= std <= STD_WARN[1]
     return Verdict(
         "ok" if ok else "fail" if failed else "warn",
