@@ -482,11 +482,11 @@ def notebook(script: str) -> dict[str, Any]:
 
 def _cell(number: int, mark: str, source: str) -> dict[str, Any]:
     """One cell of a notebook."""
-    lines, code = source.strip("\n").split("\n"), {"execution_count": None, "outputs": []}
-    if is_markdown := mark.strip() == "[markdown]":
-        lines, code = [re.sub("^# ?", "", line) for line in lines], {}
-    kind = {"cell_type": "markdown" if is_markdown else "code", "id": f"cell-{number:02d}", "metadata": {}}
-    return {**kind, "source": "\n".join(lines), **code}
+    lines = source.strip("\n").split("\n")
+    kind: dict[str, Any] = {"cell_type": "code", "execution_count": None, "outputs": []}
+    if mark.strip() == "[markdown]":
+        lines, kind = [re.sub("^# ?", "", line) for line in lines], {"cell_type": "markdown"}
+    return kind | {"id": f"cell-{number:02d}", "metadata": {}, "source": "\n".join(lines)}
 
 
 # -- bench ---------------------------------------------------------------------------------------------------------
