@@ -1,12 +1,15 @@
 """The wheel: what is in it, and that it works far from the clone."""
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from minidl import __version__
 
 pytest.importorskip("hatchling", reason="hatchling builds the wheel; install the extra `test`")
 
@@ -57,6 +60,15 @@ def test_types_data_lessons_and_benchmarks_are_inside(names):
     assert any(name.startswith("minidl/_lessons/") and name.endswith(".py") for name in names)
 
 
+def test_the_assignment_and_all_lessons_are_inside(names):
+    for source in sorted((ROOT / "lessons").rglob("*.py")):
+        assert f"minidl/_lessons/{source.relative_to(ROOT / 'lessons').as_posix()}" in names
+
+
+def test_no_test_no_page_and_no_build_is_inside(names):
+    assert not [name for name in names if re.search(r"(^|/)(tests?|docs|build|dist|minidl-out)/", name)]
+
+
 def test_every_source_file_of_the_package_is_inside_and_no_cache(names):
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "minidl").rglob("*.py")}
     assert sources <= set(names)
@@ -65,6 +77,14 @@ def test_every_source_file_of_the_package_is_inside_and_no_cache(names):
 
 def test_the_wheel_runs_on_any_platform(wheel):
     assert wheel.name.endswith("-py3-none-any.whl")
+
+
+def test_one_version_in_the_package_the_citation_and_the_change_log():
+    cited = dict(re.findall(r"^([\w-]+): (.+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE))
+    logged = re.search(r"^## (\d\S+) - (\S+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert cited["version"] == logged[1] == __version__
+    assert cited["date-released"] == logged[2]
+    assert cited["license"] == "MIT"
 
 
 def test_the_doctor_works_from_the_wheel(installed, tmp_path):
