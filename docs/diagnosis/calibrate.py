@@ -278,7 +278,7 @@ def page(labels: list[Record], diagnoses: list[Record]) -> str:
     parts = [INTRODUCTION.strip(), "## How often it is right"]
     parts.append(markdown([{"set": name, **rates(some)} for name, some in sets.items() if some]))
     parts.append(NOTE.strip())
-    for name, some in sets.items():
+    for name, some in reversed(sets.items()):  # the rates that count first
         if some:
             parts += sections(name, some)
     return "\n\n".join(parts) + "\n"
@@ -290,7 +290,7 @@ def sections(name: str, some: list[Record]) -> list[str]:
         "False alarms": [c for c in some if c["label"] == "trains" and c["failed"]],
         "Missed": [c for c in some if c["label"] == "fails" and not c["failed"]],
     }
-    parts = [f"## The {name} networks"]
+    parts = [f"## Set: {name}"]
     for title, group in wrong.items():
         parts += [f"### {title}: {len(group)}", markdown([described(case) for case in group]) if group else "None."]
     parts += ["### By rule", markdown(by_rule(some)), "### By family", markdown(by_family(some))]
