@@ -10,6 +10,7 @@ from oracle import torch
 from test_oracle_models import resnet, small_stem
 
 from minidl import lab, models, nn, ops
+from minidl.tensor import Tensor
 
 F, t = torch.nn.functional, torch.nn
 pytestmark = pytest.mark.oracle
@@ -105,14 +106,12 @@ def pair(name, dtype, mode=True):
         for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
             q.copy_(torch.from_numpy(p.data))
     x = x.astype(dtype)
-    ours(ops.identity(lab_tensor(x))), theirs(torch.from_numpy(x))
+    ours(Tensor(x)), theirs(torch.from_numpy(x))
     return ours.train(mode), theirs.train(mode), x, y
 
 
-def lab_tensor(x):
-    from minidl.tensor import Tensor
-
-    return Tensor(x)
+def common(report):
+    return [r for r in report.records if r["kind"] in COMMON]
 
 
 def same(a, b, scale=0.0, tolerance=1e-5):
@@ -126,8 +125,7 @@ def same(a, b, scale=0.0, tolerance=1e-5):
 @pytest.mark.parametrize("name", PAIRS)
 def test_records_are_those_of_lab_diagnose_on_the_same_weights(name, training, dtype):
     ours, theirs, x, y = pair(name, dtype, training)
-    mine = [r for r in lab.diagnose(ours, x, y).report.records if r["kind"] in COMMON]
-    found = [r for r in lab.diagnose_torch(theirs, x, y).report.records if r["kind"] in COMMON]
+    mine, found = common(lab.diagnose(ours, x, y).report), common(lab.diagnose_torch(theirs, x, y).report)
     assert [r["kind"] for r in found] == [r["kind"] for r in mine]
     for a, b in zip(mine, found, strict=True):
         assert a["shape"] == b["shape"]
@@ -151,6 +149,9 @@ def test_findings_blocks_and_theory_are_those_of_lab_diagnose(name):
     for key in ("depth", "chi", "beta", "initial_loss", "sigma_w", "sigma_b", "xi", "q_star"):
         assert same(getattr(a.prediction, key), getattr(b.prediction, key)), key
     assert a.prediction.activation == b.prediction.activation
+    for one, other in zip(common(a.prediction), common(b.prediction), strict=True):
+        for key in ("rms", "rms_low", "batch_std", "correlation", "dead", "saturated", "delta_rms", "chi"):
+            assert same(one[key], other[key]), (key, one["layer"])
 
 
 def test_updates_are_those_of_the_optimizer():
@@ -417,6 +418,7 @@ def test_parametrized_weights_are_seen():
     network = t.Sequential(t.Linear(64, 50), t.ReLU(), torch.nn.utils.parametrizations.weight_norm(t.Linear(50, 10)))
     found = lab.diagnose_torch(network, *batch((64,)))
     assert [w.layer for w in found.evidence.weights] == ["0", "2"]
+    assert not found.evidence.unseen
 
 
 def test_layers_that_minidl_does_not_have_are_measured_without_theory():
@@ -424,6 +426,16 @@ def test_layers_that_minidl_does_not_have_are_measured_without_theory():
     found = lab.diagnose_torch(network, *batch((4, 8)))
     assert [w.inputs for w in found.evidence.weights] == [6, 48]
     assert "Conv1d" in found.evidence.unpredicted
+
+
+def test_a_layer_with_a_forward_of_its_own_is_not_taken_for_the_one_that_it_inherits_from():
+    class Loud(t.Linear):
+        def forward(self, x):
+            return 10 * super().forward(x)
+
+    found = lab.diagnose_torch(t.Sequential(Loud(64, 50), t.ReLU(), t.Linear(50, 10)), *batch((64,)))
+    assert found.prediction is None and "Loud" in found.evidence.unpredicted
+    assert [w.layer for w in found.evidence.weights] == ["0", "2"]
 
 
 def test_a_block_is_found_by_the_sum_it_ends_in_and_once():
@@ -438,6 +450,7 @@ def test_a_transformer_block_is_measured():
     network = t.Sequential(t.Linear(8, 32), layer, t.Flatten(), t.Linear(32 * 5, 10))
     found = lab.diagnose_torch(network, *batch((5, 8)))
     assert [b.layer for b in found.evidence.blocks] == ["1"]
+    assert found.evidence.unseen == ["1.self_attn.in_proj_weight", "1.self_attn.out_proj.weight"]  # functions use them
 
 
 def test_other_losses_and_networks_with_several_outputs():

@@ -184,10 +184,11 @@ def _gather(torch: Any, network: Any, x: Any, y: Any, loss: Any, optimizer: Any)
     run = _Run(torch, network)
     value = run.both_ways(inputs, labels, loss)
     report = Report(run.records(optimizer), value, title=f"{type(network).__name__}: signal and gradient by layer")
-    watch = run.watch
+    watch, records = run.watch, {r["layer"]: r for r in reversed(report.records)}
     if not watch.order:
         raise ValueError(f"{type(network).__name__} has no layer with a weight that runs: there is nothing to diagnose")
-    weights = [_described(path, run.twins[path], watch, report) for path in watch.order]
+    layers = [(path, run.twins[path]) for path in watch.order]
+    weights = [_described(path, layer, watch, records[path_of(path, layer)]) for path, layer in layers]
     _place(weights, report)
     array = host(inputs)
     numbers = host(labels) if isinstance(labels, torch.Tensor) else np.zeros(0)
@@ -206,7 +207,16 @@ def _gather(torch: Any, network: Any, x: Any, y: Any, loss: Any, optimizer: Any)
         prediction,
         why,
         optimizer is not None,
+        unseen=_unseen(network, watch.order),
     )
+
+
+def _unseen(network: Any, judged: Sequence[str]) -> list[str]:
+    """Matrices of the network that are no weight of one of these layers."""
+    seen = {f"{path}.weight".lstrip(".") for path in judged}
+    made = tuple(f"{path}.parametrizations.weight.".lstrip(".") for path in judged)
+    matrices = [name for name, p in network.named_parameters() if p.ndim >= 2]
+    return [name for name in matrices if name not in seen and not name.startswith(made)]
 
 
 @dataclass(frozen=True)

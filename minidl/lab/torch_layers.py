@@ -63,7 +63,7 @@ def _standin(module: Any) -> Any:
             setattr(layer, name, getattr(module, name))
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     if getattr(weight, "ndim", 0) >= 2:
-        layer.fans, layer.weight = None, Tensor(host(weight))
+        layer.fans, layer.weight = None, _trained(weight)
         layer.bias = Tensor(host(bias)) if hasattr(bias, "detach") else None
     return layer
 
@@ -73,11 +73,15 @@ def _filled(layer: Any, module: Any) -> Any:
     layer.initializers = {}
     for name in ("weight", "bias"):
         if getattr(module, name, None) is not None:
-            setattr(layer, name, Tensor(host(getattr(module, name))))
+            setattr(layer, name, _trained(getattr(module, name)))
     if getattr(module, "running_mean", None) is not None:
         layer.running_mean, layer.running_var = host(module.running_mean), host(module.running_var)
     layer.training = module.training
     return layer
+
+
+def _trained(parameter: Any) -> Tensor:
+    return Tensor(host(parameter), requires_grad=parameter.requires_grad)
 
 
 def _linear(m: Any, _x: Shape, _y: Shape) -> Any:
