@@ -4,7 +4,7 @@
 PYTHON ?= python3
 JOBS ?= 2
 
-.PHONY: run test strict names oracle evidence clean
+.PHONY: run test strict names oracle evidence release-check clean
 
 run: .venv/run.stamp
 	.venv/bin/python -m minidl compare $(ARGS)
@@ -42,6 +42,11 @@ evidence: .venv/test.stamp
 	.venv/bin/python docs/results/make.py --jobs $(JOBS)
 	.venv/bin/python docs/results/advice.py
 	.venv/bin/python docs/diagnosis/calibrate.py --jobs $(JOBS)
+
+# What is given away: builds sdist and wheel, and tries the wheel in an empty environment far from here. Some minutes;
+# needs what pip needs to install NumPy and matplotlib. What has passed lies in dist/.
+release-check: .venv/test.stamp
+	.venv/bin/python tests/release_check.py
 
 clean:
 	rm -rf .venv .venv-oracle .venv-cupy build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
