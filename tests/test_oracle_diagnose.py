@@ -3,6 +3,9 @@
 import copy
 import itertools
 import random
+import re
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from minidl.tensor import Tensor
 F, t = torch.nn.functional, torch.nn
 pytestmark = pytest.mark.oracle
 
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "torch.md"
 NUMBERS = (
     *("mean", "rms", "std", "batch_std", "second_moment", "nonfinite", "dead", "always_on", "saturated", "twins"),
     *("delta_rms", "weight_mean", "weight_std", "weight_grad_rms", "update_ratio"),
@@ -480,6 +484,19 @@ def test_labels_to_be_ignored_count_as_none():
 # --------------------------------------------------------------------------------------------------------- what it says
 
 
+@pytest.mark.skipif(not PAGE.is_file(), reason="the docs are not part of an installation")
+def test_the_page_shows_what_its_code_prints_and_its_fix_mends(capsys):
+    """But for the digits of numbers near rounding."""
+    code, report = re.findall(r"```(?:python)?\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[:2]
+    scope = {}
+    exec(code, scope)
+    printed = capsys.readouterr().out
+    kept = [line for line in printed.splitlines() if re.match(r"\d+ layers|FINDING|  fix|  effect|  ok", line)]
+    assert len(kept) == 5 and [line for line in kept if line not in report.splitlines()] == []
+    exec(scope["found"].primary.fix, scope)
+    assert not lab.diagnose_torch(scope["model"], scope["x"], scope["y"]).failed
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -493,6 +510,12 @@ def test_labels_to_be_ignored_count_as_none():
 def test_what_is_no_module_of_pytorch_is_named(wrong, message):
     with pytest.raises(TypeError, match=message):
         lab.diagnose_torch(wrong(), *batch((64,)))
+
+
+def test_without_pytorch_it_says_what_it_takes(monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch")
+    with pytest.raises(TypeError, match="PyTorch is not imported; got a Linear"):
+        lab.diagnose_torch(t.Linear(64, 10), *batch((64,)))
 
 
 @pytest.mark.parametrize(
