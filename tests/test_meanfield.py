@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from minidl import meanfield
+from minidl import meanfield, nn
 from minidl.meanfield import ACTIVATIONS, gaussian_mean, gaussian_moments
 from minidl.meanfield.law import Law
 
@@ -149,6 +149,24 @@ def test_an_activation_that_overflows_is_refused_with_the_place():
 def test_a_function_that_is_not_elementwise_is_refused():
     with pytest.raises(ValueError, match="must be elementwise"):
         gaussian_moments(lambda x: x.sum())
+
+
+@pytest.mark.parametrize("f", [math.tanh, lambda x: x.relu(), lambda x, slope: slope * x, nn.CReLU()])
+def test_a_function_that_cannot_take_an_array_is_refused_and_its_error_is_shown(f):
+    with pytest.raises(TypeError, match=r"np\.tanh does, math\.tanh does not.*it raised \w+: "):
+        gaussian_moments(f)
+
+
+def test_a_class_of_activations_is_refused_and_an_instance_is_what_its_name_says():
+    with pytest.raises(TypeError, match=r"Tanh is a class; .*: Tanh\(\)"):
+        gaussian_moments(nn.Tanh)
+    assert gaussian_moments(nn.Tanh()).square == pytest.approx(gaussian_moments("tanh").square, rel=1e-9)
+
+
+@pytest.mark.parametrize("q", ["1", None, [1.0]])
+def test_a_variance_must_be_a_number(q):
+    with pytest.raises(TypeError, match="q is the variance"):
+        gaussian_moments("tanh", q)
 
 
 @pytest.mark.parametrize("q", [-1.0, math.nan, math.inf])
@@ -557,6 +575,12 @@ def test_the_sum_of_two_independent_elements_has_their_law():
         (lambda: meanfield.initial_loss(math.nan, 10), "initial loss: std must be finite"),
         (lambda: meanfield.initial_loss(1.0, 0), "classes >= 1"),
         (lambda: meanfield.zero_init_accuracy([], [1]), "labels are needed to count; got 0"),
+        (lambda: meanfield.zero_init_accuracy([0.5], [1]), "labels are class numbers.* got float64"),
+        (lambda: meanfield.zero_init_accuracy([1], [-1]), "labels are class numbers.* from -1"),
+        (lambda: meanfield.fixed_point("tanh", math.nan), "sigma_w is .* got nan"),
+        (lambda: meanfield.fixed_point("tanh", 1.5, 0.1, start=0.0), "start is the variance to begin with, above 0"),
+        (lambda: meanfield.chi("tanh", 1.0, -1.0), "sigma_w is .* got -1.0"),
+        (lambda: meanfield.variance_map("tanh", 1.0, 1.0, math.inf), "sigma_b is .* got inf"),
         (lambda: meanfield.depth_scales("relu", 3.0), "the variance grows without end"),
     ],
 )

@@ -216,9 +216,12 @@ def zero_init_accuracy(y_train: Any, y_test: Any, tie: float = 0.05) -> ZeroInit
         ``ZeroInit(accuracy, classes, low, high)``.
 
     Raises:
-        ValueError: no labels.
+        ValueError: no labels, or labels that are no whole numbers from 0 on.
     """
     train, test = np.asarray(y_train).ravel(), np.asarray(y_test).ravel()
+    for labels in (train, test):
+        if labels.size and (labels.dtype.kind not in "iu" or labels.min() < 0):
+            raise ValueError(f"labels are class numbers, whole and from 0 on; got {labels.dtype} from {labels.min()}")
     if not (train.size and test.size):
         raise ValueError(f"labels are needed to count; got {train.size} for training and {test.size} for the test")
     counts = np.bincount(train)

@@ -29,6 +29,7 @@ __all__ = [
     "Values",
     "activation_name",
     "bends",
+    "checked",
     "edges",
     "evaluate",
     "filled",
@@ -172,12 +173,14 @@ def resolve(f: str | Function) -> Function:
 
     Raises:
         ValueError: an unknown name; the message suggests the nearest.
-        TypeError: neither a name nor a callable.
+        TypeError: neither a name nor a callable; a class, which is not the function that its instances are.
     """
     if isinstance(f, str):
         if f not in ACTIVATIONS:
             raise unknown("activation", f, ACTIVATIONS)
         return ACTIVATIONS[f]
+    if isinstance(f, type):
+        raise TypeError(f"{f.__name__} is a class; pass its name in small letters, or an instance: {f.__name__}()")
     if not callable(f):
         raise TypeError(f"an activation is a name or a function of an array, got {type(f).__name__}: {f!r}")
     return f
@@ -245,18 +248,44 @@ def _quotient_square(phi: Function, z: Values, step: float) -> Values:
 
 
 def _checked(q: float) -> float:
-    if not (math.isfinite(q) and q >= 0):
-        raise ValueError(f"q is the variance of the pre-activation, a finite number >= 0; got {q!r}")
-    return q
+    return checked("q is the variance of the pre-activation", q)
+
+
+def checked(what: str, value: Any) -> float:
+    """A number that must be finite and not negative.
+
+    Raises:
+        ValueError: it is not finite, or negative.
+        TypeError: it is no number.
+    """
+    try:
+        number = float(0.0 + value)  # a text is no number, though float() reads it
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{what}, a finite number >= 0; got {value!r}") from error
+    if not (math.isfinite(number) and number >= 0):
+        raise ValueError(f"{what}, a finite number >= 0; got {value!r}")
+    return number
 
 
 def evaluate(f: Function, z: Values) -> Values:
-    """``f(z)`` as a float64 array of the shape of ``z``; a result that has ``.numpy()`` (a Tensor) is unpacked."""
-    result = f(z)
-    if not isinstance(result, np.ndarray) and hasattr(result, "numpy"):
-        result = result.numpy()
-    values = np.asarray(result, dtype=np.float64)
+    """``f(z)`` as a float64 array of the shape of ``z``; a result that has ``.numpy()`` (a Tensor) is unpacked.
+
+    Raises:
+        TypeError: f does not take an array, or gives something else.
+        ValueError: another shape, or values that are not finite.
+    """
     name = activation_name(f)
+    try:
+        with np.errstate(all="ignore"):  # what is not finite is refused below
+            result = f(z)
+        if not isinstance(result, np.ndarray) and hasattr(result, "numpy"):
+            result = result.numpy()
+        values = np.asarray(result, dtype=np.float64)
+    except Exception as error:
+        raise TypeError(
+            f"activation {name!r} must turn a NumPy array into one, elementwise (np.tanh does, math.tanh does not); "
+            f"it raised {type(error).__name__}: {error}"
+        ) from error
     if values.shape != z.shape:
         raise ValueError(f"activation {name!r} must be elementwise: it turned shape {z.shape} into {values.shape}")
     if not np.isfinite(values).all():

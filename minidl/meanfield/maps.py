@@ -19,6 +19,7 @@ from minidl.meanfield.gaussian import (
     Values,
     activation_name,
     bends,
+    checked,
     edges,
     evaluate,
     filled,
@@ -75,7 +76,12 @@ def variance_map(f: str | Function, q: float, sigma_w: float, sigma_b: float = 0
         sigma_b: standard deviation of the biases.
         params: parameters of the activation, as for ``gaussian_moments``.
     """
-    return sigma_w**2 * gaussian_moments(f, q, **params).square + sigma_b**2
+    weights, biases = _sigmas(sigma_w, sigma_b)
+    return weights**2 * gaussian_moments(f, q, **params).square + biases**2
+
+
+def _sigmas(sigma_w: float, sigma_b: float = 0.0) -> tuple[float, float]:
+    return checked("sigma_w is √(fan_in Var w)", sigma_w), checked("sigma_b is the std of the biases", sigma_b)
 
 
 def variance_slope(f: str | Function, q: float, sigma_w: float, **params: Any) -> float:
@@ -94,7 +100,7 @@ def chi(f: str | Function, q: float, sigma_w: float, **params: Any) -> float:
 
     Source: Schoenholz et al. 2017, "Deep Information Propagation", eq. 5.
     """
-    return sigma_w**2 * gaussian_moments(f, q, **params).slope_square
+    return _sigmas(sigma_w)[0] ** 2 * gaussian_moments(f, q, **params).slope_square
 
 
 def fixed_point(f: str | Function, sigma_w: float, sigma_b: float = 0.0, start: float = 1.0, **params: Any) -> float:
@@ -102,7 +108,12 @@ def fixed_point(f: str | Function, sigma_w: float, sigma_b: float = 0.0, start: 
 
     Returns:
         q*: 0 if the signal dies, inf if it grows without end, ``start`` itself where that stays (ReLU with σ_w = √2).
+
+    Raises:
+        ValueError: ``start`` is not above 0.
     """
+    if not checked("start is the variance to begin with", start):
+        raise ValueError("start is the variance to begin with, above 0: at 0 many maps stand still; got 0")
 
     def growth(q: float) -> float:
         return variance_map(f, q, sigma_w, sigma_b, **params) - q
