@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import DEVICE
 
-from minidl import data, lab, models, nn, ops, optim, train
+from minidl import data, init, lab, models, nn, ops, optim, train
 from minidl.lab.explain import Diagnosis, Finding
 from minidl.text import plain, to_json
 
@@ -140,7 +140,67 @@ def test_weights_that_are_not_finite_are_a_finding(batch):
     model.linear2.weight.data = model.linear2.weight.data * np.float32(np.inf)
     found = lab.diagnose(model, *batch)
     assert found.failed
-    assert any(f.rule == "F2" and f.level == "fail" and f.layer == "linear2" for f in found.findings)
+    f2 = next(f for f in found.findings if f.rule == "F2")
+    assert (f2.level, f2.layer) == ("fail", "linear2") and "weights that are NaN" in f2.cause
+    assert "linear2 has weights that are not finite" in str(found).replace("\n             ", " ")
+
+
+def test_a_module_with_a_matrix_and_layers_of_its_own_is_diagnosed_and_what_no_rule_sees_is_named(batch):
+    class Mixed(nn.Module):
+        def __init__(self):
+            self.weight = nn.Parameter(np.eye(64, 32, dtype="float32"))
+            self.mixing = nn.Parameter(np.eye(32, dtype="float32"))
+            self.last = nn.Linear(32, 10)
+
+        def forward(self, x):
+            return self.last(ops.flatten(x) @ self.weight @ self.mixing)
+
+    found = lab.diagnose(Mixed().to(DEVICE), *batch)
+    assert [w.layer for w in found.evidence.weights] == ["last"]
+    assert "not seen   weight, mixing:" in str(found)
+
+
+def test_a_layer_of_a_students_own_without_fans_is_measured_like_any_other(batch):
+    class Dense(nn.Module):
+        def __init__(self, inputs, outputs):
+            draw = np.random.default_rng(0).standard_normal((inputs, outputs)) / math.sqrt(inputs)
+            self.weight = nn.Parameter(draw.astype("float32"))
+
+        def forward(self, x):
+            return ops.flatten(x) @ self.weight
+
+    model = nn.Sequential(Dense(64, 32), nn.Tanh(), Dense(32, 32), nn.Tanh(), nn.Linear(32, 10)).to(DEVICE)
+    found = lab.diagnose(model, *batch)
+    assert [w.layer for w in found.evidence.weights] == ["0", "2", "4"]
+    assert all(w.record["weight_grad_rms"] > 0 for w in found.evidence.weights)
+    assert len(found.report.ladder("rms")) == 2
+    assert {f.rule for f in found.findings} >= {"B1", "B2", "J1"} and not found.failed
+
+
+def test_the_fix_of_a_network_that_is_one_layer_works_as_it_is_written(batch):
+    x, y = batch
+    model = nn.Linear(64, 10).to(DEVICE)
+    model.weight.data = model.weight.data * np.float32(30)
+    rows = np.ascontiguousarray(x.reshape(len(x), -1))
+    found = lab.diagnose(model, rows, y)
+    fix = next(f.fix for f in found.findings if f.rule == "L1")
+    exec(fix, {"model": model, "init": init})
+    assert lab.diagnose(model, rows, y).report.loss == pytest.approx(math.log(10))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"model": lambda x: x}, TypeError, "must be an nn.Module; got function"),
+        ({"optimizer": lambda p: optim.SGD(p, lr=0.1)}, TypeError, r"optim.SGD\(model.parameters.*got a function"),
+        ({"loss": lambda output, y: 3.0}, TypeError, "loss of the output is a float, not a Tensor"),
+        ({"y": np.full((64, 10), np.nan, "float32"), "loss": ops.mse}, ValueError, "NaN or infinite .* labels"),
+    ],
+)
+def test_what_cannot_be_diagnosed_is_named_with_what_to_pass(change, error, said, batch):
+    given = {"model": models.mlp([64, 30, 10], seed=0).to(DEVICE), "x": batch[0], "y": batch[1], **change}
+    with pytest.raises(error, match=said):
+        lab.diagnose(given.pop("model"), given.pop("x"), given.pop("y"), **given)
 
 
 @pytest.mark.parametrize("norm", [False, True])

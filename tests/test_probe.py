@@ -439,10 +439,12 @@ class Noisy(nn.Module):
 
     def __init__(self):
         self.linear, self.rng, self.seen = nn.Linear(6, 3), np.random.default_rng(5), None
+        self.notes = []
 
     def forward(self, x):
         noise = self.rng.normal(size=x.shape) + np.random.normal(size=x.shape)
         self.seen = x
+        self.notes.append(x)
         return self.linear(x + tensor(noise.astype(np.float32)).data)
 
 
@@ -451,8 +453,9 @@ def test_what_a_layer_of_the_user_draws_and_notes_is_put_back():
     np.random.seed(3)
     expected = model.rng.bit_generator.state, np.random.get_state()[1].tolist(), np.random.get_state()[2]
     lab.probe(model, *batch(), histograms=True, correlation=True)
+    lab.summary(model, 6)
     assert (model.rng.bit_generator.state, np.random.get_state()[1].tolist(), np.random.get_state()[2]) == expected
-    assert model.seen is None
+    assert model.seen is None and model.notes == []
 
 
 def test_hooks_of_the_user_run_and_stay():

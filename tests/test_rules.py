@@ -117,6 +117,83 @@ def test_a_residual_network_that_starts_as_its_shortcuts_gives_no_finding(cure):
     assert not found.failed, found
 
 
+class Gated(nn.Module):
+    """A student's block: a branch behind a gate that is closed at first, beside a way past it."""
+
+    def __init__(self, width):
+        self.linear = nn.Linear(width, width, init="he_normal")
+        self.gate = nn.Parameter(np.zeros(1, "float32"))
+
+    def forward(self, x):
+        return x + self.gate * self.linear(x).tanh()
+
+
+def test_branches_of_a_students_own_that_are_closed_at_first_are_no_finding(digits):
+    blocks = [Gated(64) for _ in range(3)]
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), *blocks, nn.Linear(64, 10)).to(DEVICE)
+    init.apply(model, seed=0)
+    found = lab.diagnose(model, *digits)
+    assert not found.failed
+    assert finding(found, "B5").level == "info" and finding(found, "B5").layer == "2.linear"
+
+
+def test_one_input_gives_no_finding(digits):
+    x, y = digits
+    found = lab.diagnose(models.mlp([64, *[64] * 5, 10], "relu", "he_normal", seed=0).to(DEVICE), x[:1], y[:1])
+    assert not found.failed
+    assert "F3" in {s["rule"] for s in found.skipped}
+
+
+def test_a_network_whose_weights_are_all_frozen_is_a_finding_and_one_that_is_frozen_below_is_none(digits):
+    model = models.mlp([64, 64, 64, 10], seed=0).to(DEVICE)
+    for layer in (model.linear1, model.linear2):
+        layer.weight.requires_grad = False
+    assert not lab.diagnose(model, *digits).failed
+    model.output.weight.requires_grad = False
+    found = lab.diagnose(model, *digits)
+    assert found.primary.rule == "B5" and found.primary.cause == "every layer is frozen"
+    exec(found.primary.fix, {"model": model})
+    assert not lab.diagnose(model, *digits).failed
+
+
+@pytest.mark.parametrize(("cut_at", "level"), [(1, "warn"), (2, "fail")])
+def test_layers_that_the_loss_does_not_depend_on_are_named_and_none_that_does_is_a_finding(cut_at, level, digits):
+    class Cut(nn.Module):
+        def __init__(self):
+            self.first, self.last = nn.Linear(64, 64), nn.Linear(64, 10)
+            self.bias = nn.Parameter(np.zeros(10, "float32"))
+
+        def forward(self, x):
+            h = self.first(x).relu()
+            h = self.last(h.detach() if cut_at == 1 else h)
+            return (h.detach() if cut_at == 2 else h) + self.bias
+
+    model = nn.Sequential(nn.Flatten(), Cut()).to(DEVICE)
+    init.apply(model, seed=0)
+    b5 = finding(lab.diagnose(model, *digits), "B5")
+    assert (b5.level, b5.layer) == (level, "1.first")
+    assert "1.first" in b5.evidence and ("1.last" in b5.evidence) == (cut_at == 2)
+
+
+def test_where_the_right_scheme_is_in_place_it_is_not_what_mends_the_size_of_the_signal(digits):
+    model = models.mlp([64, *[6] * 18, 10], "relu", init.he_normal(), seed=1).to(DEVICE)
+    by_chance = finding(lab.diagnose(model, *digits), "F1")  # so narrow that no draw is typical
+    assert by_chance.level == "warn" and by_chance.fix == "init.lsuv(model, x)"
+    exec(by_chance.fix, {"model": model, "init": init, "x": digits[0]})
+    assert finding(lab.diagnose(model, *digits), "F1").level == "ok"
+    init.apply(model, init.normal(std=0.1), seed=0)
+    assert "init.he_normal" in finding(lab.diagnose(model, *digits), "F1").fix
+
+
+def test_a_deep_softplus_network_gets_a_centred_activation_and_a_shallow_one_its_scheme(digits):
+    for depth, line in ((12, "replace_activations"), (3, "variance_scaling")):
+        model = models.mlp([64, *[64] * depth, 10], "softplus", init.zeros(), seed=0).to(DEVICE)
+        found = lab.diagnose(model, *digits)
+        assert line in found.primary.fix
+        exec(found.primary.fix, {"model": model, "init": init, "lab": lab})
+        assert not lab.diagnose(model, *digits).failed
+
+
 def test_an_output_layer_of_zeros_gives_no_finding(digits):
     model = models.mlp([64, *[64] * 4, 10], seed=1)
     model.output.weight.data = np.zeros_like(model.output.weight.data)
@@ -165,6 +242,16 @@ def test_the_rule_of_spread_names_the_slip_in_a_convolution_with_odd_fans():
     w1 = finding(lab.diagnose(model, x, y), "W1")
     assert (w1.level, w1.layer) == ("fail", "2")
     assert "kernel forgotten" in w1.cause
+
+
+def test_slips_that_give_nearly_the_same_ratio_are_all_named(digits):
+    model = nn.Sequential(nn.Conv2d(3, 28, 3, init="he_normal"), nn.ReLU(), nn.Flatten(), nn.Linear(28 * 36, 10))
+    init.apply(model.to(DEVICE), seed=1)
+    weight = model[0].weight  # fans 27 and 252: a fan_out where fan_in is meant is ×0.327, a mean of both ×0.311
+    weight.data = weight.data * np.float32((27 / 252) ** 0.5)
+    x = np.random.default_rng(0).standard_normal((64, 3, 8, 8)).astype("float32")
+    cause = finding(lab.diagnose(model, x, np.arange(64) % 10), "W1").cause
+    assert "fan_out for fan_in" in cause and " or " in cause
 
 
 def test_a_spread_that_no_slip_gives_is_a_remark(digits):

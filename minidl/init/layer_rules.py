@@ -29,6 +29,8 @@ def weighted(batch: Batch, call: Call, signal: Signal) -> tuple[Signal, Back]:
     """``z = Σ w h + b``: Gaussian, with variance ``n E w² Var h + n Var w (E h)² + Var b``."""
     module = call.module
     square, mean = weight_moments(effective_weight(module))
+    if not math.isfinite(square):
+        raise ValueError(f"{call.path or call.kind} has weights that are not finite, or too large to be squared")
     shift, spread = (0.0, 0.0) if module.bias is None else _bias_moments(module.bias.data)
     gain, profile, back = through_weight(call, signal, square)
     drift = mean**2 / square if square else 0.0

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from minidl import nn
 from minidl.backend import Array, array_module, to_host
-from minidl.lab.untouched import each_output, left_as_it_was, path_of, placed, rows_of
+from minidl.lab.untouched import each_output, leaves, left_as_it_was, path_of, placed, rows_of, weight_of
 from minidl.tensor import Tensor, grad, no_grad
 
 __all__ = ["correlation", "histograms", "jacobian"]
@@ -242,7 +242,7 @@ def _hook_weighted(model: nn.Module, look: Callable[[str, Tensor], None]) -> lis
     def hook_of(path: str) -> Callable[[nn.Module, Any, Any], None]:
         return lambda module, _inputs, output: look(path_of(path, module), output)
 
-    weighted = [(path, m) for path, m in model.named_modules() if hasattr(m, "fans") and hasattr(m, "weight")]
+    weighted = [(path, m) for path, m in leaves(model) if weight_of(m) is not None]
     return [module.register_forward_hook(hook_of(path)) for path, module in weighted]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from minidl.init.registry import title
 from minidl.lab import closer
 from minidl.lab.law import Law, read_law
 from minidl.lab.measure import Report, probe
+from minidl.lab.untouched import path_of, placed, weight_of
 from minidl.nn import Module
 from minidl.ops.nonlinear import ACTIVATIONS
 from minidl.tensor import Tensor
@@ -66,6 +67,8 @@ class Weight:
         activation: record of the activation that follows, or None.
         normalized: whether a normalization follows before the next weight.
         block: path of the residual block it is in, or "".
+        frozen: whether it is kept out of the training.
+        parameter: path of the weight among the model's parameters.
     """
 
     layer: str
@@ -85,6 +88,8 @@ class Weight:
     activation: Mapping[str, Any] | None = None
     normalized: bool = False
     block: str = ""
+    frozen: bool = False
+    parameter: str = ""
 
     @property
     def inputs(self) -> float:
@@ -122,6 +127,7 @@ class Evidence:
         unpredicted: why there is no prediction.
         updated: whether an optimizer was given.
         history: records of a training, or None.
+        unseen: paths of matrices that are no layer's ``weight``, or whose layer did not run: no rule looks at them.
     """
 
     report: Report
@@ -133,6 +139,7 @@ class Evidence:
     unpredicted: str = ""
     updated: bool = False
     history: Sequence[Mapping[str, Any]] | None = None
+    unseen: Sequence[str] = ()
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -199,10 +206,10 @@ class _Watch:
     def watching(self) -> Iterator[None]:
         with ExitStack() as stack:
             for path, module in self.model.named_modules():
-                if _weight(module) is not None:
+                if weight_of(module) is not None:
                     stack.callback(module.register_forward_hook(self._before(path)).remove)
-                    if _weight(module).requires_grad:
-                        stack.callback(_weight(module).register_hook(self._keep(path)).remove)
+                    if weight_of(module).requires_grad:
+                        stack.callback(weight_of(module).register_hook(self._keep(path)).remove)
                 elif hasattr(module, "branch") and hasattr(module, "shortcut"):
                     stack.callback(module.register_forward_hook(self._around(path)).remove)
             yield
@@ -248,18 +255,24 @@ def gather(
     Raises:
         ValueError, TypeError: as ``lab.probe``; also if no layer with a weight ran.
     """
+    placed(model, x)  # refuses what is no model and no inputs, before anything is hooked
     watch = _Watch(model)
     with watch.watching():
         report = probe(model, x, y, loss=loss, optimizer=optimizer)
-    modules = dict(model.named_modules())
-    if not watch.order:
-        raise ValueError(f"{type(model).__name__} has no layer with a weight that runs: there is nothing to diagnose")
-    weights = [_described(path, modules[path], watch, report) for path in watch.order]
+    modules, records = dict(model.named_modules()), {r["layer"]: r for r in reversed(report.records)}
+    order = [(path, records[name]) for path in watch.order if (name := path_of(path, modules[path])) in records]
+    if not order:
+        raise ValueError(
+            f"{type(model).__name__} has no layer with a weight that runs: there is nothing to diagnose. "
+            "A layer is a module without modules inside; its matrix is called weight"
+        )
+    weights = [_described(path, modules[path], watch, record) for path, record in order]
     _place(weights, report)
     if len(x) > 1:
         report.correlation = closer.correlation(model, x)
     if _affordable(weights):
-        report.jacobian = closer.jacobian(model, x)
+        with suppress(RuntimeError):  # of a graph that is cut, see B5
+            report.jacobian = closer.jacobian(model, x)
     prediction, why = _predicted(model, x, y)
     signal = {**moments(Tensor(x).data), "examples": len(x)}
     return Evidence(
@@ -272,7 +285,13 @@ def gather(
         why,
         optimizer is not None,
         history,
+        _unseen(model, [w.parameter for w in weights]),
     )
+
+
+def _unseen(model: Module, judged: Sequence[str]) -> list[str]:
+    """Matrices of the model that are none of these."""
+    return [name for name, p in model.named_parameters() if p.ndim >= 2 and name not in judged]
 
 
 def moments(h: Array) -> Signal:
@@ -295,29 +314,21 @@ def _array(x: Any) -> Array:
     return x.data if isinstance(x, Tensor) else x
 
 
-def _weight(module: Any) -> Any:
-    """The weight of a layer that has one: of a matrix or a kernel, not the scale of a normalization."""
-    weight = getattr(module, "weight", None)
-    return weight if isinstance(weight, Tensor) and weight.ndim >= 2 else None
-
-
 def _rows(w: Array) -> Values:
     """A weight, or its gradient, as a matrix (units, inputs), of the first units."""
     matrix = w[:UNITS].reshape(min(UNITS, w.shape[0]), -1)
     return to_host(matrix).astype(np.float64)
 
 
-def _described(path: str, module: Any, watch: _Watch, report: Report) -> Weight:
-    name = path or type(module).__name__
-    record = next(r for r in report.records if r["layer"] == name)
-    whole = _weight(module).data.astype("float64")
+def _described(path: str, module: Any, watch: _Watch, record: Mapping[str, Any]) -> Weight:
+    whole = weight_of(module).data.astype("float64")
     mean, std = float(to_host(whole.mean())), float(to_host(whole.std()))
     geometry, scheme = _geometry(module), _scheme(module)
     bias = getattr(module, "bias", None)
     biases = None if bias is None else to_host(bias.data).astype(np.float64).ravel()
     declared = getattr(module, "initializers", {}).get("bias")
     return Weight(
-        name,
+        record["layer"],
         record,
         _rows(whole),
         watch.gradients.get(path),
@@ -332,6 +343,8 @@ def _described(path: str, module: Any, watch: _Watch, report: Report) -> Weight:
         touched=None if biases is None or getattr(declared, "name", "") != "zeros" else bool(np.any(biases)),
         into=watch.into[path],
         block=next((b.layer for b in watch.blocks if path.startswith(f"{b.layer}.")), ""),
+        frozen=not weight_of(module).requires_grad,
+        parameter=f"{path}.weight".lstrip("."),
     )
 
 

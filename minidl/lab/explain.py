@@ -158,7 +158,7 @@ def diagnose(
 
     Raises:
         ValueError: inputs that are not finite or do not fit the model; a model without weights.
-        TypeError: inputs that are no floating-point numbers.
+        TypeError: inputs that are no floating-point numbers; no Module, no Optimizer, or a loss that is no Tensor.
 
     Source of the rules: each has its own, see docs/diagnose.md.
     """
@@ -236,7 +236,7 @@ def _finding(rule: Rule, evidence: Evidence) -> Finding:
 def _lines(d: Diagnosis) -> Iterator[str]:
     e = d.evidence
     yield (
-        f"{e.depth} layers with weights, {e.activation or 'activation not seen'}"
+        f"{e.depth} layer{'s' * (e.depth > 1)} with weights, {e.activation or 'activation not seen'}"
         f"{', normalized' if e.normalized else ''}{f', {len(e.blocks)} residual blocks' if e.blocks else ''}; "
         f"{e.inputs['examples']:g} inputs, loss {e.report.loss:.4g}"
     )
@@ -251,6 +251,8 @@ def _lines(d: Diagnosis) -> Iterator[str]:
     yield from _wrapped("ok", " ".join(f.rule for f in d.findings if f.level == "ok") or "none")
     if d.skipped:
         yield from _wrapped("not judged", "; ".join(_by_reason(d.skipped)))
+    if e.unseen:
+        yield from _wrapped("not seen", f"{', '.join(e.unseen)}: no .weight of a layer that ran; no rule looks at it")
     if d.prediction is None:
         yield from _wrapped("theory", f"none for this network, absolute limits alone ({e.unpredicted})")
 

@@ -20,7 +20,7 @@ import numpy as np
 from minidl import ops
 from minidl.backend import Array, array_module, device_of, to_device, to_host
 from minidl.lab import closer
-from minidl.lab.untouched import each_output, is_channels_last, left_as_it_was, placed, rows_of
+from minidl.lab.untouched import each_output, is_channels_last, left_as_it_was, placed, rows_of, weight_of
 from minidl.nn import Module
 from minidl.optim import Optimizer
 from minidl.tensor import Tensor
@@ -130,10 +130,15 @@ def probe(
         each of the three that was asked for.
 
     Raises:
-        ValueError: no inputs, or a NaN or infinity among them: it would make every number below it meaningless; a
-            Jacobian of too many entries; the correlation of fewer than two inputs.
-        TypeError: inputs that are no floating-point numbers.
+        ValueError: no inputs, or a NaN or infinity among them or the labels: it would make every number below it
+            meaningless; a Jacobian of too many entries; the correlation of fewer than two inputs.
+        TypeError: inputs that are no floating-point numbers; no Module, no Optimizer, or a loss that is no Tensor.
     """
+    if optimizer is not None and not isinstance(optimizer, Optimizer):
+        raise TypeError(
+            f"optimizer is one made for this model, such as optim.SGD(model.parameters(), lr=0.1); "
+            f"got a {type(optimizer).__name__}"
+        )
     asked = {"histograms": histograms, "correlation": correlation, "jacobian": jacobian}
     costs: dict[str, float] = {}
     found = {name: _timed(costs, name, getattr(closer, name), model, x) for name, wanted in asked.items() if wanted}
@@ -155,6 +160,8 @@ def _records(
     inputs = placed(model, x)
     inputs.requires_grad = True  # so that layers whose weights are frozen have a gradient too
     labels = to_device(Tensor(y).data, device_of(inputs.data))
+    if labels.dtype.kind == "f" and not array_module(labels).isfinite(labels).all():
+        raise ValueError("there are NaN or infinite values among the labels; clean the data first")
     raw: list[dict[str, Any]] = []
     with left_as_it_was(model):
         each_output(model, partial(_look, raw))
@@ -167,7 +174,12 @@ def _records(
 def _loss(model: Module, inputs: Tensor, labels: Array, loss: Callable[[Any, Any], Any]) -> Tensor:
     """What training makes small; networks with auxiliary classifiers say so themselves."""
     outputs, own = model(inputs), getattr(model, "training_loss", None)
-    value: Tensor = loss(outputs, labels) if own is None else own(outputs, labels, loss)
+    value = loss(outputs, labels) if own is None else own(outputs, labels, loss)
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"the loss of the output is a {type(value).__name__}, not a Tensor; compute with Tensors all the way "
+            "(.numpy(), .data and .item() end what can be differentiated)"
+        )
     return value
 
 
@@ -191,8 +203,8 @@ def _look(raw: list[dict[str, Any]], path: str, module: Module, output: Tensor) 
     moments = _moments(output.data)
     record |= {"output": moments, "delta": None, "weight": None, "weight_moments": None}
     record["shares"] = _shares(output.data, kind, finite="largest" not in moments)
-    weight = getattr(module, "weight", None)
-    if isinstance(weight, Tensor) and hasattr(module, "fans"):
+    weight = weight_of(module)
+    if weight is not None:
         record |= {"weight": weight, "weight_moments": _moments(weight.data)}
     raw.append(record)
     if output.requires_grad:

@@ -12,6 +12,7 @@ import numpy as np
 from minidl.backend import device_of, to_device, to_host
 from minidl.init.registry import title
 from minidl.init.signal import trace
+from minidl.lab.untouched import left_as_it_was
 from minidl.nn import Module, Parameter
 from minidl.tensor import Tensor, no_grad
 from minidl.text import table
@@ -115,17 +116,11 @@ def _shape(output: Any) -> tuple[int, ...]:
 @contextmanager
 def _watched(model: Module, layers: Iterable[Module], look: Callable[[Module, Any], None]) -> Iterator[None]:
     """In evaluation mode and without a graph, let ``look(module, output)`` see every output of ``layers``."""
-    modes = [(m, m.training) for _, m in model.named_modules()]
-    handles = [m.register_forward_hook(lambda module, _, output: look(module, output)) for m in layers]
-    model.eval()
-    try:
-        with no_grad():
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in modes:
-            module.training = mode
+    with left_as_it_was(model), no_grad():
+        for module in layers:
+            module.register_forward_hook(lambda module, _, output: look(module, output))
+        model.eval()
+        yield
 
 
 def _record(path: str, module: Module, shapes: list[tuple[int, ...]], counted: set[int]) -> dict[str, Any]:

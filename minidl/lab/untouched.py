@@ -14,7 +14,7 @@ from minidl.nn import Module
 from minidl.ops.reduce import channels_last
 from minidl.tensor import Tensor
 
-__all__ = ["each_output", "is_channels_last", "leaves", "left_as_it_was", "path_of", "placed", "rows_of"]
+__all__ = ["each_output", "is_channels_last", "leaves", "left_as_it_was", "path_of", "placed", "rows_of", "weight_of"]
 
 
 @contextmanager
@@ -49,8 +49,9 @@ def left_as_it_was(model: Module) -> Iterator[None]:
 
 
 def _copies(attributes: dict[str, Any]) -> dict[str, Any]:
-    """What a forward pass may change in place: buffers, generators, the list of hooks."""
-    found: dict[str, Any] = {name: attributes[name].copy() for name in attributes.get("_buffer_names", ())}
+    """What a forward pass may change in place: buffers, generators, hooks, lists that a layer of the user keeps."""
+    found: dict[str, Any] = {name: x.copy() for name, x in attributes.items() if type(x) in (list, dict, set)}
+    found |= {name: attributes[name].copy() for name in attributes.get("_buffer_names", ())}
     found |= {name: copy.deepcopy(x) for name, x in attributes.items() if isinstance(x, np.random.Generator)}
     return found | {"_forward_hooks": dict(attributes.get("_forward_hooks", {}))}
 
@@ -63,6 +64,12 @@ def leaves(model: Module) -> Iterator[tuple[str, Module]]:
 def path_of(path: str, module: Module) -> str:
     """What a layer is called in a record: its path; a model that is one layer, by its kind."""
     return path or type(module).__name__
+
+
+def weight_of(module: Any) -> Any:
+    """The weight of a layer that has one, a matrix or a kernel, not the scale of a normalization; else None."""
+    weight = getattr(module, "weight", None)
+    return weight if isinstance(weight, Tensor) and weight.ndim >= 2 else None
 
 
 def each_output(model: Module, look: Callable[[str, Module, Tensor], None]) -> None:
@@ -85,8 +92,10 @@ def placed(model: Module, x: Any) -> Tensor:
 
     Raises:
         ValueError: no inputs, or a NaN or infinity among them: it would make every number below it meaningless.
-        TypeError: inputs that are no floating-point numbers.
+        TypeError: inputs that are no floating-point numbers; a model that is no Module.
     """
+    if not isinstance(model, Module):
+        raise TypeError(f"the model must be an nn.Module; got {type(model).__name__}")
     array = Tensor(x).data
     _, parameter = next(model.named_parameters(), ("", Tensor(array)))
     inputs = Tensor(to_device(array, device_of(parameter.data)))

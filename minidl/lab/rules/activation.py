@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from minidl.lab.evidence import Evidence
-from minidl.lab.rules.fixes import matched_scheme
+from minidl.lab.rules.fixes import Fix, matched_scheme
 from minidl.lab.rules.registry import Skip, Verdict, rule
 
 TANH_LIKE = ("Tanh", "Erf", "HardTanh")
@@ -136,7 +136,7 @@ def dead_units(e: Evidence) -> Verdict:
     if level == "warn" and usual is not None and value <= usual:
         level = "info"
     biased = any(w.bias is not None and w.bias.mean() < 0 for w in e.weights if w.activation is worst)
-    fix = matched_scheme(e)
+    fix = matched_scheme(e) if level in ("warn", "fail") else Fix("", "")
     return Verdict(
         level,
         value,

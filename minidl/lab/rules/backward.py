@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from minidl.lab.evidence import Evidence, Weight
-from minidl.lab.rules.fixes import matched_scheme
+from minidl.lab.rules.fixes import matched_scheme, other_scale
 from minidl.lab.rules.forward import CHANGE_WARN
 from minidl.lab.rules.registry import Skip, Verdict, level_of, rule
 
@@ -28,7 +28,7 @@ def kept_gradient(e: Evidence) -> Verdict:
     names, deltas = gradients(e)
     total = change(deltas)
     steps = len(deltas) - 1
-    fix = matched_scheme(e)
+    fix = other_scale(e)
     where = [name for name, d in zip(names, deltas, strict=True) if d > 0]
     return Verdict(
         level_of(abs(total), CHANGE_WARN, CHANGE_FAIL),
@@ -61,8 +61,17 @@ def gradients(e: Evidence) -> tuple[list[str], list[float]]:
         raise Skip("a layer passes no gradient down")
     if e.wakes:
         raise Skip("a layer of zeros lets nothing pass until it has learned")
+    layers = [w for w in layers if not passed_by(e, w)]
+    if len(layers) < 2:
+        raise Skip("the gradient passes by all hidden layers but one")
     deltas = [w.record["delta_rms"] * math.sqrt(math.prod(w.record["shape"][1:])) for w in layers]
     return [w.layer for w in layers], deltas
+
+
+def passed_by(e: Evidence, w: Weight) -> bool:
+    """Whether no gradient reaches a layer, and some reaches one below it: it is on a side branch that is closed."""
+    below = e.weights[: e.weights.index(w)]
+    return w.record["delta_rms"] == 0 and any(other.record["delta_rms"] for other in below)
 
 
 def change(deltas: list[float]) -> float:
@@ -182,14 +191,23 @@ def gradient_above_epsilon(e: Evidence) -> Verdict:
     "B5",
     "backward",
     "a ∂L/∂W that is exactly 0",
-    limits=("none", "they wait for a layer or a branch of zeros that learns: info", "any other"),
+    limits=(
+        "none",
+        "a layer that the loss does not depend on; behind zeros that learn, or on a closed branch: info",
+        "any other; all layers frozen or without gradient",
+    ),
     source="zero weights: δ below = Wᵀδ = 0 (see S1); underflow of float32 (see F2)",
     explained_by=("D1", "W1", "W2", "W3", "S1", "F1", "F2", "F3", "A1", "A2", "A4", "B1"),
 )
 def some_gradient(e: Evidence) -> Verdict:
     """A weight without gradient does not learn. Under an output layer of zeros that lasts for one step only."""
+    without = [w for w in e.weights if w.gradient is None]
+    cut = [w for w in without if not w.frozen]
+    if cut or len(without) == e.depth:
+        return _cut_off(e, without, cut)
     silent = [w for w in e.weights if w.record["weight_grad_rms"] == 0]
-    waiting = bool(silent) and (e.wakes or _waits(e, silent) or all(w.block for w in silent))
+    beside = all(w.block or passed_by(e, w) for w in silent)
+    waiting = bool(silent) and (e.wakes or _waits(e, silent) or beside)
     fix = matched_scheme(e)
     share = len(silent) / len(e.weights)
     return Verdict(
@@ -203,6 +221,24 @@ def some_gradient(e: Evidence) -> Verdict:
         layer=silent[0].layer if silent else "",
         fix="" if waiting or not silent else fix.code,
         effect="" if waiting or not silent else fix.effect,
+    )
+
+
+def _cut_off(e: Evidence, without: list[Weight], cut: list[Weight]) -> Verdict:
+    """Layers that the way back never reaches, or that are kept out of the training, every one."""
+    names = ", ".join(w.layer for w in cut[:3]) + (" …" if len(cut) > 3 else "")
+    return Verdict(
+        "fail" if len(without) == e.depth else "warn",
+        len(without) / e.depth,
+        0.0,
+        "share of layers without gradient",
+        f"∂L/∂W does not exist for {names}: what they give goes through .detach(), .data or .numpy(), or is not used"
+        if cut
+        else f"requires_grad is False for the weights of all {e.depth} layers",
+        cause="the loss does not depend on a layer" if cut else "every layer is frozen",
+        layer=(cut or without)[0].layer,
+        fix="" if cut else "for p in model.parameters(): p.requires_grad = True",
+        effect="" if cut else "the weights get a gradient, and the optimizer can change them",
     )
 
 

@@ -10,14 +10,27 @@ import math
 from typing import Any, NamedTuple
 
 from minidl.init.advice import recommend
-from minidl.init.registry import Initializer
+from minidl.init.ratios import TOLERANCE
+from minidl.init.registry import Initializer, title
 from minidl.lab.evidence import Evidence, Weight
 from minidl.lab.law import read_law
 from minidl.meanfield import gaussian_moments
 
-__all__ = ["Fix", "call", "centred_activation", "gentler", "matched_scheme", "predicted_scale", "small_head"]
+__all__ = [
+    "Fix",
+    "call",
+    "centred_activation",
+    "gentler",
+    "matched_scheme",
+    "other_scale",
+    "predicted_scale",
+    "small_head",
+]
 
 SEED = "seed=0"
+STANDARD_ERRORS = 5.0  # of the spread of a layer, that it may be off its scheme's
+#: Activation whose mean is never 0 -> hidden layers up to which a scheme for it serves; beyond, inputs become alike.
+OFF_CENTRE = {"sigmoid": 0, "softplus": 6}
 
 
 class Fix(NamedTuple):
@@ -38,10 +51,41 @@ def matched_scheme(e: Evidence) -> Fix:
         return _small_branches(e)
     if e.activation is None:
         return Fix("init.lsuv(model, x)", "every layer's output then has variance 1 on this batch")
-    if e.activation == "sigmoid" and not e.normalized:
+    if not e.normalized and len(e.hidden) > OFF_CENTRE.get(e.activation, math.inf):
         return centred_activation(e)
     scheme = _scheme(e, e.activation)
     return Fix(f"init.apply(model, {call(scheme)}, {SEED})", _effect(e, e.activation, scheme))
+
+
+def other_scale(e: Evidence) -> Fix:
+    """Where the size of signal or gradient is wrong: the matched scheme, or what is left to do if it is in place."""
+    if not _drawn_for(e):
+        return matched_scheme(e)
+    if e.blocks and _end_normalized(e):
+        return Fix("init.zero_gamma(model)", "each block starts as its shortcut: signal and gradient pass unchanged")
+    if e.blocks or e.normalized:
+        return matched_scheme(e)
+    said = f"the scheme is the one for {e.activation} already; this sets the size of this draw, layer by layer"
+    return Fix("init.lsuv(model, x)", said)
+
+
+def _drawn_for(e: Evidence) -> bool:
+    """Whether the weights are drawn, and have the spread, as the recommended scheme says."""
+    if e.activation is None:
+        return False
+    title_of_it = title(_scheme(e, e.activation))
+    return all(w.scheme == title_of_it and _as_promised(w) for w in e.hidden)
+
+
+def _as_promised(w: Weight) -> bool:
+    error = STANDARD_ERRORS / math.sqrt(2 * w.size)
+    return w.law is not None and abs(w.std - w.law.std) <= max(error, TOLERANCE) * w.law.std
+
+
+def _end_normalized(e: Evidence) -> bool:
+    """Whether the last thing in every branch is a normalization."""
+    ends = {w.block: w for w in e.weights if w.block}
+    return all(w.normalized for w in ends.values())
 
 
 def centred_activation(e: Evidence) -> Fix:
@@ -55,9 +99,9 @@ def centred_activation(e: Evidence) -> Fix:
 
 def small_head(e: Evidence) -> Fix:
     """An output layer of zeros: the loss starts at the entropy of uniform guessing."""
-    last = e.weights[-1].layer
+    last = e.weights[-1].parameter or f"{e.weights[-1].layer}.weight"
     start = f"the loss starts at ln {e.classes} = {math.log(e.classes):.3g}" if e.classes else "the output starts at 0"
-    return Fix(f'init.apply(model, {{"{last}.weight": init.zeros()}}, {SEED})', start)
+    return Fix(f'init.apply(model, {{"{last}": init.zeros()}}, {SEED})', start)
 
 
 def gentler(factor: float) -> Fix:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from minidl.lab.evidence import Evidence, Weight
-from minidl.lab.rules.fixes import centred_activation, matched_scheme
+from minidl.lab.rules.fixes import centred_activation, matched_scheme, other_scale
 from minidl.lab.rules.registry import Skip, Verdict, level_of, rule
 
 CHANGE_WARN = 6.0  # L·|ln χ|: depth up to six scales
@@ -33,7 +33,7 @@ def kept_signal(e: Evidence) -> Verdict:
     change = abs(total)
     steps = max(len(values) - 1, 1)
     level = level_of(change, CHANGE_WARN, CHANGE_FAIL)
-    fix = matched_scheme(e)
+    fix = other_scale(e)
     return Verdict(
         level,
         change,
@@ -99,7 +99,7 @@ def finite_signal(e: Evidence) -> Verdict:
                 None,
                 "rms of the signal",
                 f"{w.layer}: " + ("its values are not finite" if bad else "every value that enters it is exactly 0"),
-                cause="overflow of float32" if bad else "nothing arrives: a silent layer, or underflow",
+                cause=_lost(w) if bad else "nothing arrives: a silent layer, or underflow",
                 layer=w.layer,
                 fix=fix.code,
                 effect=fix.effect,
@@ -107,6 +107,10 @@ def finite_signal(e: Evidence) -> Verdict:
     return Verdict(
         "ok", e.weights[-1].into["rms"], None, "rms of the signal", "every layer gets finite values, and not all are 0"
     )
+
+
+def _lost(w: Weight) -> str:
+    return "overflow of float32" if math.isfinite(w.mean) else "there are weights that are NaN or infinite"
 
 
 @rule(
@@ -121,6 +125,8 @@ def distinct_inputs(e: Evidence) -> Verdict:
     """Inputs that become alike on the way up: the total std may look perfect while nothing is said about the input."""
     if len(e.weights) < 2:
         raise Skip("there is no hidden layer")
+    if e.inputs["examples"] < 2:
+        raise Skip("one input has none to be told from; give a batch")
     if e.wakes:
         raise Skip("a layer of zeros lets nothing pass until it has learned")
     shares = {w.layer: _share(w) for w in e.weights[1:] if w.into["rms"] > 0}
@@ -208,7 +214,7 @@ def nearby_inputs(e: Evidence) -> Verdict:
         raise Skip("a slightly changed copy of the input gives no correlation that can be told from 1")
     growth = math.log(apart[-1] / apart[0])
     level = "warn" if growth > CHANGE_WARN else "info" if growth > 1 else "ok"
-    fix = matched_scheme(e)
+    fix = other_scale(e)
     return Verdict(
         level,
         growth,

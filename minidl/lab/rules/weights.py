@@ -36,7 +36,9 @@ SAME = 1e-6  # 1 - cos below which two units are one
 )
 def declared_spread(e: Evidence) -> Verdict:
     """Weights that do not have the spread their scheme's formula promises: a slip in the formula shows in the ratio."""
-    judged = [w for w in e.weights if w.law is not None and w.law.std > 0 and w.law.independent]
+    judged = [
+        w for w in e.weights if w.law is not None and w.law.std > 0 and w.law.independent and math.isfinite(w.std)
+    ]
     if not judged:
         raise Skip("no layer declares its fans and a scheme whose formula is a plain law")
     if e.trained:
@@ -47,7 +49,8 @@ def declared_spread(e: Evidence) -> Verdict:
     found = [_named(w) for w in off]
     worst = off[0]
     common = set.intersection(*({s.name for s in each} for each in found))
-    slip = next((s for s in found[0] if s.name in common), None)
+    slips = [s for s in found[0] if s.name in common]
+    slip = slips[0] if slips else None
     ratio, law = _ratio(worst), worst.law
     assert law is not None
     return Verdict(
@@ -57,7 +60,9 @@ def declared_spread(e: Evidence) -> Verdict:
         "standard deviation of the weights",
         f"{worst.scheme} promises std {law.std:.4g} in {worst.layer}, measured {worst.std:.4g}: ratio {ratio:.4g}"
         + ("; no known slip gives it" if slip is None else f", as when {slip.hint.partition(':')[0]}"),
-        cause="the weights were set by hand, not by their scheme" if slip is None else f"wrong formula: {slip.name}",
+        cause="the weights were set by hand, not by their scheme"
+        if slip is None
+        else f"wrong formula: {' or '.join(s.name for s in slips)}",
         layer=worst.layer,
         fix=f"init.apply(model, {SEED})",
         effect=f"draws every layer by the scheme it declares: std {law.std:.4g} here",
