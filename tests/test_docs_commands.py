@@ -6,7 +6,7 @@ A fenced block is marked by a comment in the line before it, which a reader of t
     <!-- torch -->              runs where PyTorch is installed (`make oracle`)
     <!-- exit 1 -->             the exit code of its commands, where it is not 0; several: one for each command
     <!-- in FOLDER -->          where it runs; FOLDER is inside the page's temporary folder
-    <!-- file NAME -->          no command: the text of a file, written before the page runs
+    <!-- file NAME -->          no command: the text of a file, which all pages find in their folder
     <!-- before: COMMANDS -->   lines in the block's own language, to run before it; they may go over several lines
 
 Several stand side by side with commas; ``before`` has a comment of its own. Commands in the running text and in tables
@@ -59,8 +59,8 @@ FAMILIES = {
     "windows": r"py -m |.*\\",
     "network": r"source |python3? -m venv |pip |\.venv/bin/python -m pip |minidl data get |.*--data mnist|"
     r"minidl data show cifar10",
-    "long": r"make (?!run$)|\.venv/bin/|.*--preset|.*--resume FOLDER|minidl bench$|python -m benchmarks|bash |"
-    r"python -m pytest$|python (benchmarks|docs|tests)/",
+    "long": r"make (?!run$)|\.venv/bin/python -m (?!minidl)|.*--preset|.*--resume FOLDER|minidl bench$|bash |"
+    r"python -m (benchmarks|pytest$)|python (benchmarks|docs|tests)/",
 }
 #: What a reader puts in place of a word in capitals: (as printed, as tried).
 FILLED = (
@@ -71,6 +71,7 @@ FILLED = (
     (" [N]", ""),
     ("lesson N", "lesson 1"),
     ("FOLDER", "folder"),
+    ("FILE.py:", "my_model.py:"),  # docs/diagnose.md shows it
     ("A2 DIR", "A2 folder"),
 )
 #: In a sentence these are names, not something to type; in a table or a block they would not run.
@@ -197,7 +198,9 @@ def filled(command: str) -> str:
 
 def canonical(command: str) -> str:
     """One name for commands that do the same."""
-    return "minidl compare" if command == "make run" else filled(command).replace("python -m minidl", "minidl")
+    if command == "make run":
+        return "minidl compare"
+    return filled(command).removeprefix(".venv/bin/").replace("python -m minidl", "minidl")
 
 
 def chosen(pages: list[Page]) -> list[Step]:
@@ -334,7 +337,7 @@ def run(steps: list[Step], files: dict[str, str], folder: Path, other: str | Non
 
     Args:
         steps: what to run, in order.
-        files: the files that the page shows.
+        files: the files that pages show, name -> text.
         folder: an empty folder.
         other: an interpreter that has minidl installed: then the folder holds no clone, and what needs one is left out.
     """
@@ -343,8 +346,9 @@ def run(steps: list[Step], files: dict[str, str], folder: Path, other: str | Non
         (folder / name).write_text(text, encoding="utf-8")
     bin = folder / ".venv" / "bin"
     bin.mkdir(parents=True)
-    (bin / "python").write_text(f'#!/bin/sh\nexec "{python}" "$@"\n', encoding="utf-8")
-    (bin / "python").chmod(0o755)
+    for program, words in {"python": "", "minidl": "-m minidl "}.items():
+        (bin / program).write_text(f'#!/bin/sh\nexec "{python}" {words}"$@"\n', encoding="utf-8")
+        (bin / program).chmod(0o755)
     inherited = {"PYTHONPATH", "MINIDL_TEST_BACKEND", "MINIDL_BACKEND", "MINIDL_FAST"}
     environment = {name: value for name, value in os.environ.items() if name not in inherited}
     environment |= {"MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
@@ -369,6 +373,7 @@ def run(steps: list[Step], files: dict[str, str], folder: Path, other: str | Non
 CLONE = ("minidl", "datasets", "lessons", "benchmarks", "tests", "docs", "Makefile", "pyproject.toml", "README.md")
 READ = {name: read(name, (ROOT / name).read_text(encoding="utf-8")) for name in PAGES}
 STEPS = [step for page in READ.values() for step in page.steps]
+FILES = {name: text for page in READ.values() for name, text in page.files.items()}
 CHOSEN = chosen(list(READ.values()))
 
 
@@ -377,7 +382,7 @@ CHOSEN = chosen(list(READ.values()))
 @pytest.mark.parametrize("name", sorted({step.page for step in CHOSEN}))
 def test_what_a_page_prints_runs(name, tmp_path):
     steps = [step for step in CHOSEN if step.page == name]
-    went_wrong = run(steps, READ[name].files, tmp_path, os.environ.get("MINIDL_DOCS_PYTHON"))
+    went_wrong = run(steps, FILES, tmp_path, os.environ.get("MINIDL_DOCS_PYTHON"))
     assert not went_wrong, went_wrong
 
 
@@ -387,7 +392,7 @@ def test_what_a_page_prints_runs(name, tmp_path):
 def test_the_pytorch_blocks_of_a_page_run(name, tmp_path):
     pytest.importorskip("torch", reason="PyTorch is not installed here; `make oracle` runs these blocks")
     steps = [step for step in READ[name].steps if step.kind == "python" and not set(step.marks) & set(KEPT)]
-    went_wrong = run(steps, READ[name].files, tmp_path)
+    went_wrong = run(steps, FILES, tmp_path)
     assert not went_wrong, went_wrong
 
 
