@@ -418,11 +418,38 @@ def test_half_precision_is_measured_in_float32(dtype):
     assert next(half.parameters()).dtype == dtype
 
 
-def test_parametrized_weights_are_seen():
-    network = t.Sequential(t.Linear(64, 50), t.ReLU(), torch.nn.utils.parametrizations.weight_norm(t.Linear(50, 10)))
-    found = lab.diagnose_torch(network, *batch((64,)))
+@pytest.mark.parametrize(
+    "normalized", [torch.nn.utils.parametrizations.weight_norm, torch.nn.utils.parametrizations.spectral_norm]
+)
+def test_parametrized_weights_are_seen_with_the_gradient_of_what_is_used(normalized):
+    network, (x, y) = t.Sequential(t.Linear(64, 50), t.ReLU(), normalized(t.Linear(50, 10))), batch((64,))
+    network.eval()  # spectral norm goes on with its iteration in training
+    found = lab.diagnose_torch(network, x, y)
     assert [w.layer for w in found.evidence.weights] == ["0", "2"]
     assert not found.evidence.unseen
+    plain = t.Sequential(network[0], t.ReLU(), t.Linear(50, 10)).eval()
+    with torch.no_grad():
+        plain[2].weight.copy_(network[2].weight), plain[2].bias.copy_(network[2].bias)
+    usual = lab.diagnose_torch(plain, x, y)
+    np.testing.assert_allclose(found.evidence.weights[1].gradient, usual.evidence.weights[1].gradient, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_networks_that_keep_results_of_a_run_can_be_measured():
+    network, (x, y) = (
+        t.Sequential(torch.nn.utils.weight_norm(t.Linear(64, 50)), t.ReLU(), t.Linear(50, 10)),
+        batch((64,)),
+    )
+    network.last, network.outputs = network(torch.from_numpy(x).float()), [network(torch.from_numpy(x).float())]
+    kept = network.last.detach().clone()
+    assert len(lab.diagnose_torch(network, x, y).evidence.weights) == 2
+    assert torch.equal(network.last, kept) and network.last.grad_fn is not None
+
+
+def test_lazy_layers_get_their_sizes_on_the_copy_alone():
+    network = t.Sequential(t.LazyLinear(50), t.ReLU(), t.LazyLinear(10))
+    assert len(lab.diagnose_torch(network, *batch((64,))).evidence.weights) == 2
+    assert network[0].has_uninitialized_params()
 
 
 def test_layers_that_minidl_does_not_have_are_measured_without_theory():

@@ -109,13 +109,13 @@ def _copied(torch: Any, module: Any) -> Any:
     while isinstance(module, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
         module = module.module
     try:
-        network = copy.deepcopy(module)
+        network = copy.deepcopy(module, dict(_results(torch, module)))
     except Exception as error:
         raise ValueError(
             f"{type(module).__name__} cannot be copied, and it is measured on a copy: {error}. "
             "Hand in one that copy.deepcopy takes: a new one, with load_state_dict"
         ) from error
-    if any(p.is_floating_point() and p.element_size() < 4 for p in network.parameters()):
+    if any(p.dtype in (torch.float16, torch.bfloat16) for p in network.parameters()):
         network.float()
     for p in network.parameters():
         p.grad = None
@@ -123,6 +123,18 @@ def _copied(torch: Any, module: Any) -> Any:
         if getattr(inner, "inplace", False) is True:
             inner.inplace = False
     return network
+
+
+def _results(torch: Any, module: Any) -> Iterator[tuple[int, Any]]:
+    """What ``copy.deepcopy`` does not take: results of an earlier run that the modules keep, such as a last output."""
+    for inner in module.modules():
+        for value in vars(inner).values():
+            inside = (
+                value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+            )
+            for each in inside:
+                if isinstance(each, torch.Tensor) and not each.is_leaf:
+                    yield id(each), each.detach().clone()
 
 
 def _copied_optimizer(torch: Any, optimizer: Any, module: Any, network: Any) -> Any:
@@ -258,6 +270,7 @@ class _Run:
     def __init__(self, torch: Any, network: Any) -> None:
         self.torch, self.network = torch, network
         self.twins: dict[str, Any] = {}
+        self.weights: dict[str, Any] = {}  # as they were used: parametrized ones are calculated
         self.raw: list[dict[str, Any]] = []
         self.watch = _Watch(nn.Module())
         self.stack: list[tuple[str, Any, list[Call]]] = [("", None, [])]  # the modules that run: path, input, calls
@@ -277,6 +290,7 @@ class _Run:
                 if "parametrizations" not in path.split("."):
                     stack.callback(module.register_forward_pre_hook(self._enter(path)).remove)
                     stack.callback(module.register_forward_hook(self._leave(path)).remove)
+            stack.enter_context(self.torch.nn.utils.parametrize.cached())
             stack.enter_context(_functions(self.torch, self._function))
             yield
 
@@ -317,6 +331,9 @@ class _Run:
         ):
             self.watch.order.append(path)
             self.watch.into[path] = moments(host(x))
+            self.weights[path] = module.weight
+            if module.weight.requires_grad:
+                module.weight.retain_grad()
 
     def _function(self, name: str, args: Sequence[Any], options: Mapping[str, Any], output: Any, before: Any) -> None:
         """A function that was called outside of the layers: a layer by another name."""
@@ -376,10 +393,8 @@ class _Run:
         self.alive.clear()
         value = _loss(self.torch, outputs, labels, loss)
         value.backward()
-        modules = dict(self.network.named_modules())
-        for path in self.watch.order:
-            weight = modules[path].weight
-            if weight.is_leaf and weight.grad is not None:  # a parametrized one is calculated anew at every look
+        for path, weight in self.weights.items():
+            if weight.grad is not None:
                 self.twins[path].weight.grad = host(weight.grad)
                 self.watch.gradients[path] = _rows(host(weight.grad))
         return float(value.detach())
@@ -405,8 +420,7 @@ class _Run:
         with self.torch.no_grad():
             for p, old in zip(parameters, before, strict=True):
                 p.copy_(old)
-        modules = dict(self.network.named_modules())
-        known = {id(self.twins[path].weight): modules[path].weight for path in self.watch.order}
+        known = {id(self.twins[path].weight): weight for path, weight in self.weights.items()}
         return {key: sizes[id(p)] for key, p in known.items() if id(p) in sizes and p.grad is not None}
 
     def correlation(self, array: Any) -> list[dict[str, Any]]:
