@@ -383,6 +383,17 @@ def test_a_function_that_is_not_known_leaves_no_theory_rather_than_a_wrong_one()
     assert found.evidence.activation is None
 
 
+def test_hooks_of_the_user_that_look_leave_the_theory_and_those_that_change_something_do_not():
+    network, (x, y) = he(in_a_row(64, 50, 50, 10)), batch((64,))
+    handle = network[1].register_forward_hook(lambda *_: None)
+    assert lab.diagnose_torch(network, x, y).prediction is not None
+    for change in (lambda _m, _x, output: 10 * output, lambda _m, _x, output: output.mul_(10)):
+        handle.remove()
+        handle = network[1].register_forward_hook(change)
+        found = lab.diagnose_torch(network, x, y)
+        assert found.prediction is None and found.evidence.weights[1].into["rms"] > 3
+
+
 def test_in_place_modules_give_the_numbers_of_others():
     network, (x, y) = he(in_a_row(64, 50, 50, 10)), batch((64,))
     usual = lab.diagnose_torch(network, x, y).report.records

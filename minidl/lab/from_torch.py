@@ -29,8 +29,7 @@ from minidl.lab.theory import _described as signal_of
 from minidl.lab.theory import _Recorder
 from minidl.lab.torch_fixes import in_torch
 from minidl.lab.torch_layers import FUNCTIONS, Standin, called, host, twin
-from minidl.lab.untouched import path_of, placed, rows_of
-from minidl.tensor import Tensor
+from minidl.lab.untouched import path_of, placed, rows_of, weight_of
 
 __all__ = ["diagnose_torch"]
 
@@ -129,10 +128,8 @@ def _results(torch: Any, module: Any) -> Iterator[tuple[int, Any]]:
     """What ``copy.deepcopy`` does not take: results of an earlier run that the modules keep, such as a last output."""
     for inner in module.modules():
         for value in vars(inner).values():
-            inside = (
-                value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
-            )
-            for each in inside:
+            inside = value.values() if isinstance(value, dict) else value
+            for each in inside if isinstance(value, dict | list | tuple) else [value]:
                 if isinstance(each, torch.Tensor) and not each.is_leaf:
                     yield id(each), each.detach().clone()
 
@@ -277,6 +274,7 @@ class _Run:
         self.inside_leaf = 0
         self.counts: dict[str, int] = {}
         self.values: dict[tuple[int, int], _Value] = {}
+        self.made = _Value(())
         self.alive: list[Any] = []  # so that no two tensors have one id
         self.sums: list[Any] = []
 
@@ -289,6 +287,7 @@ class _Run:
             for path, module in self.network.named_modules():
                 if "parametrizations" not in path.split("."):
                     stack.callback(module.register_forward_pre_hook(self._enter(path)).remove)
+                    stack.callback(module.register_forward_hook(self._made, prepend=True).remove)
                     stack.callback(module.register_forward_hook(self._leave(path)).remove)
             stack.enter_context(self.torch.nn.utils.parametrize.cached())
             stack.enter_context(_functions(self.torch, self._function))
@@ -301,6 +300,10 @@ class _Run:
 
         return hook
 
+    def _made(self, _module: Any, _inputs: Any, output: Any) -> None:
+        """Before hooks of the user, which may put something else in its place: theory does not know that."""
+        self.made = self._value(output)
+
     def _leave(self, path: str) -> Callable[..., None]:
         def hook(module: Any, inputs: Any, output: Any) -> None:
             _, before, calls = self.stack.pop()
@@ -310,7 +313,7 @@ class _Run:
                 return
             if not _is_leaf(module):
                 self._around(path, x, output)
-                self._note(Call(path, _container(module), before, self._value(output), calls))
+                self._note(Call(path, _container(module), before, self.made, calls))
             elif isinstance(x, self.torch.Tensor):
                 self._leaf(path, module, x, before, output)
 
@@ -323,12 +326,8 @@ class _Run:
         layer = self.twins[path]
         for tensor in output if isinstance(output, tuple | list) else (output,):
             self._look(path_of(path, layer), layer, tensor)
-        self._note(Call(path, layer, before, self._value(output), []))
-        if (
-            isinstance(getattr(layer, "weight", None), Tensor)
-            and hasattr(layer, "fans")
-            and path not in self.watch.into
-        ):
+        self._note(Call(path, layer, before, self.made, []))
+        if path not in self.watch.into and weight_of(layer) is not None:
             self.watch.order.append(path)
             self.watch.into[path] = moments(host(x))
             self.weights[path] = module.weight
