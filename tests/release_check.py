@@ -48,7 +48,8 @@ def main() -> int:
             try:
                 said, good = check(release), True
             except Exception as error:
-                said, good = f"FAILED: {error}", False
+                where = traceback.extract_tb(error.__traceback__)[-1].line
+                said, good = f"FAILED: {str(error) or where}", False
                 if not isinstance(error, AssertionError):
                     traceback.print_exc()
             rows.append((check.__doc__.strip().rstrip("."), said, time.monotonic() - began))
