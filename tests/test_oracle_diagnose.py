@@ -1,6 +1,7 @@
 """``lab.diagnose_torch``: the same numbers as ``lab.diagnose`` on the same weights, faults found, nothing changed."""
 
 import copy
+import dataclasses
 import itertools
 import random
 import re
@@ -13,6 +14,7 @@ from oracle import torch
 from test_oracle_models import resnet, small_stem
 
 from minidl import lab, models, nn, ops
+from minidl.lab.torch_fixes import in_torch
 from minidl.tensor import Tensor
 
 F, t = torch.nn.functional, torch.nn
@@ -228,6 +230,74 @@ def test_a_planted_fault_is_found_and_the_printed_line_of_pytorch_mends_it(name)
     scope = {"model": network, "torch": torch, "nn": t, "x": torch.from_numpy(x)}
     exec(found.primary.fix, scope)
     assert not lab.diagnose_torch(network, x, y).failed, str(found)
+
+
+class Normalized(t.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.branch = t.Sequential(t.Linear(width, width), t.BatchNorm1d(width), t.ReLU(), t.Linear(width, width))
+        self.norm, self.project = t.BatchNorm1d(width), t.Linear(width, width)
+
+    def forward(self, x):
+        return self.norm(self.branch(x)) + self.project(x)
+
+
+class Convolutional(t.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = t.Conv2d(3, 8, 3), t.Conv2d(8, 8, 3, bias=False)
+        self.head = t.Linear(8 * 16, 10)
+
+    def forward(self, x):
+        return self.head(F.relu(self.b(F.relu(self.a(x)))).flatten(1))
+
+
+def translated(network, shape, fix):
+    """The network after a fix of minidl, as it is written for PyTorch."""
+    x, y = batch(shape)
+    finding = dataclasses.replace(lab.diagnose_torch(network, x, y).findings[0], fix=fix, effect="")
+    diagnosis = dataclasses.replace(lab.diagnose_torch(network, x, y), findings=[finding])
+    line = in_torch(diagnosis, network).findings[0].fix
+    assert line
+    exec(line, {"model": network, "torch": torch, "nn": t, "x": torch.from_numpy(x).float()})
+    return network, x, y
+
+
+def test_lsuv_for_pytorch_gives_every_layer_variance_one_and_leaves_no_hook():
+    network, x, y = translated(Convolutional(), (3, 8, 8), "init.lsuv(model, x)")
+    weighted = [r for r in lab.diagnose_torch(network, x, y).report.records if r["weight_std"] is not None]
+    assert [r["std"] for r in weighted] == pytest.approx([1, 1, 1], rel=1e-3)
+    assert not network.a._forward_hooks
+
+
+def test_zero_gamma_for_pytorch_sets_the_last_normalization_of_each_branch():
+    network, *_ = translated(t.Sequential(*[Normalized(16) for _ in range(2)]), (16,), "init.zero_gamma(model)")
+    assert all(not block.norm.weight.any() and block.branch[1].weight.all() for block in network)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "variance"),
+    [
+        ("init.he_normal()", 2 / 400),
+        ("init.he_normal(negative_slope=0.5)", 1.6 / 400),
+        ("init.lecun_normal()", 1 / 400),
+        ("init.variance_scaling(scale=1.5)", 1.5 / 400),
+        ("init.glorot_normal(gain=1.2)", 1.44 * 2 / 700),
+        ("init.orthogonal(gain=1.3)", 1.69 / 400),
+    ],
+)
+def test_a_scheme_for_pytorch_has_the_variance_of_its_formula_and_zero_biases(scheme, variance):
+    network, *_ = translated(in_a_row(400, 300, 10), (400,), f"init.apply(model, {scheme}, seed=0)")
+    assert network[1].weight.var().item() == pytest.approx(variance, rel=0.03)
+    assert not network[1].bias.any()
+
+
+def test_a_shrunk_branch_for_pytorch_is_not_the_projection():
+    network = t.Sequential(*[Normalized(16) for _ in range(4)])
+    before = [(b.branch[3].weight.clone(), b.project.weight.clone()) for b in network]
+    translated(network, (16,), "init.scaled_residual(model)")
+    for block, (last, projection) in zip(network, before, strict=True):
+        assert torch.allclose(block.branch[3].weight, last / 2) and torch.equal(block.project.weight, projection)
 
 
 def test_inputs_that_are_not_standardized_are_found():

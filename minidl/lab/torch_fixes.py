@@ -32,10 +32,6 @@ def _translated(finding: Finding, e: Evidence, network: Any) -> Finding:
     if "layerwise_lr" in finding.fix:
         fix = "optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)"
         return replace(finding, fix=fix, effect="Adam divides every layer's gradient by its own size")
-    if "lsuv" in finding.fix:
-        fix = _each('nn.init.kaiming_normal_(m.weight, nonlinearity="relu")', e, network)
-        effect = "keeps the size of the signal where half of every output is cut off" if fix else ""
-        return replace(finding, fix=fix, effect=effect)
     if finding.fix.startswith(("x = ", "for group in")):
         return replace(finding, fix=finding.fix.replace("optimizer.groups", "optimizer.param_groups"))
     lines = list(_calls(finding.fix, e, network))
@@ -50,7 +46,11 @@ def _calls(fix: str, e: Evidence, network: Any) -> Iterator[str]:
         if isinstance(call, ast.Call) and name == "init.apply" and len(call.args) == 2:
             yield from _drawn(call.args[1], e, network)
         elif name == "init.scaled_residual":
-            yield _shrunk(e, network)
+            yield _in_blocks(_branch_ends(e), f"data.mul_({1 / math.sqrt(len(e.blocks)):.3g})", network)
+        elif name == "init.zero_gamma":
+            yield _in_blocks(_last_norms(e), "data.zero_()", network)
+        elif name == "init.lsuv":
+            yield _rescaled(e, network)
         elif isinstance(call, ast.Call) and name == "lab.replace_activations" and e.activation in MODULE:
             old, new = MODULE[e.activation], MODULE[ast.literal_eval(call.args[1])]
             yield (
@@ -78,15 +78,30 @@ def _drawn(how: ast.expr, e: Evidence, network: Any) -> Iterator[str]:
 
 def _each(scheme: str, e: Evidence, network: Any) -> str:
     """Weights drawn by a scheme, and biases 0, in every layer of the kinds that the network has."""
-    modules = dict(network.named_modules())
-    kinds = sorted({_kind(modules.get(w.layer, network)) for w in e.weights} - {""})  # without layers of one's own
-    like = [m for m in modules.values() if _kind(m) in kinds]
-    biased = [getattr(m, "bias", None) is not None for m in like]
+    kinds = _kinds(e, network)
+    biased = [getattr(m, "bias", None) is not None for m in network.modules() if _kind(m) in kinds]
     zero = "nn.init.zeros_(m.bias)" if all(biased) else "m.bias is None or nn.init.zeros_(m.bias)"
     action = f"({scheme}, {zero})" if any(biased) else scheme
+    return f"[{action} {_layers(kinds)}]" if kinds else ""
+
+
+def _rescaled(e: Evidence, network: Any) -> str:
+    """One run in which every layer divides its parameters, and so its output, by the std of that output."""
+    look = "lambda m, _, y: ([p.data.div_(y.std()) for p in m.parameters()], y / y.std())[1]"
+    kinds = _kinds(e, network)
+    hooks = f"hooks = [m.register_forward_hook({look}) {_layers(kinds)}]"
+    return f"{hooks}; model(x); [hook.remove() for hook in hooks]" if kinds else ""
+
+
+def _layers(kinds: list[str]) -> str:
     names = ", ".join(f"nn.{kind}" for kind in kinds)
-    which = names if len(kinds) == 1 else f"({names})"
-    return f"[{action} for m in model.modules() if isinstance(m, {which})]" if kinds else ""
+    return f"for m in model.modules() if isinstance(m, {names if len(kinds) == 1 else f'({names})'})"
+
+
+def _kinds(e: Evidence, network: Any) -> list[str]:
+    """The kinds of the layers with weights, without layers of one's own."""
+    modules = dict(network.named_modules())
+    return sorted({_kind(modules.get(w.layer, network)) for w in e.weights} - {""})
 
 
 def _kind(module: Any) -> str:
@@ -119,25 +134,36 @@ def _scheme(name: str, given: dict[str | None, Any]) -> str:
     return f"nn.init.{known[name]}(m.weight{gain})" if name in known and given.keys() <= {"gain"} else ""
 
 
-def _shrunk(e: Evidence, network: Any) -> str:
-    """The last weight of every branch times 1/√n, so that each of n blocks adds 1/n of what it gets."""
-    kinds = {path: type(module).__name__ for path, module in network.named_modules()}
-    ends: list[tuple[str, str]] = []  # class of the block, path of the weight in it
+def _branch_ends(e: Evidence) -> dict[str, str]:
+    """Block -> the last weight of its branch. A projection on the shortcut gets what the block gets."""
+    found = {}
     for block in e.blocks:
         inside = [w for w in e.weights if w.block == block.layer]
         branch = [w for w in inside if not math.isclose(w.into["rms"] ** 2, block.before, rel_tol=1e-9)] or inside
         if branch:
-            ends.append((kinds[block.layer], branch[-1].layer.removeprefix(f"{block.layer}.")))
-    if not ends:
-        return ""
-    factor = f"{1 / math.sqrt(len(e.blocks)):.3g}"
-    if len(set(ends)) == 1:
-        kind, path = ends[0]
-        return (
-            f'[m.{_dotted(path)}.weight.data.mul_({factor}) for m in model.modules() if type(m).__name__ == "{kind}"]'
-        )
-    names = [f"{block.layer}.{path}" for block, (_, path) in zip(e.blocks, ends, strict=False)]
-    return f"[model.get_submodule(name).weight.data.mul_({factor}) for name in {names}]"
+            found[block.layer] = branch[-1].layer
+    return found
+
+
+def _last_norms(e: Evidence) -> dict[str, str]:
+    """Block -> the batch normalization behind the last weight of its branch."""
+    names, found = [r["layer"] for r in e.records], {}
+    for block, weight in _branch_ends(e).items():
+        behind = e.records[names.index(weight) + 1]
+        if behind["kind"].startswith("BatchNorm") and behind["layer"].startswith(f"{block}."):
+            found[block] = behind["layer"]
+    return found
+
+
+def _in_blocks(layers: dict[str, str], action: str, network: Any) -> str:
+    """The same to the weight of one layer in every block."""
+    modules = dict(network.named_modules())
+    places = {(type(modules[block]).__name__, path.removeprefix(f"{block}.")) for block, path in layers.items()}
+    if len(places) == 1:
+        kind, path = places.pop()
+        return f'[m.{_dotted(path)}.weight.{action} for m in model.modules() if type(m).__name__ == "{kind}"]'
+    names = list(layers.values())
+    return f"[model.get_submodule(name).weight.{action} for name in {names}]" if names else ""
 
 
 def _dotted(path: str) -> str:
