@@ -333,10 +333,10 @@ network that trains; *found* is a finding on one that fails.
 
 NOTE = """
 In brackets: Wilson's interval of 95 %. Thresholds were set on the tuning networks (numbers below 2000) only: 150 as the
-generator gives them; 550 that were held out at first and showed 9 false alarms among 406 and 115 of 126 found, which was
-not good enough, so that they set thresholds too; and small ones of the families that are hard to judge, chosen by family
-and size before they were trained. The rates that count are those of the held-out networks, with other seeds. That a
-finding names the right cause is another question, which the tests of the rules answer.
+generator gives them; 550 that were held out at first and showed 9 false alarms among 406 and 115 of 126 found, which
+was not good enough, so that they set thresholds too; and small ones of the families that are hard to judge, chosen by
+family and size before they were trained. The rates that count are those of the held-out networks, with other seeds.
+That a finding names the right cause is another question, which the tests of the rules answer.
 """
 
 
