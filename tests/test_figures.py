@@ -310,6 +310,13 @@ def test_importing_the_laboratory_does_not_import_matplotlib():
     assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() == "False"
 
 
+def test_the_laboratory_lists_all_that_it_has_and_nothing_else():
+    listed = dir(lab)
+    assert {"probe", "predict", "diagnose", "diagnose_torch", "watch", "summary", "SignalLadder"} <= set(listed)
+    assert not [name for name in listed if name.startswith("_")]
+    assert all(callable(getattr(lab, name)) for name in listed)
+
+
 # ------------------------------------------------------------------------------------------------- names at the edge
 
 
@@ -347,6 +354,13 @@ def test_glorot_under_relu_loses_the_root_of_one_half_per_layer_and_thirty_layer
 def test_the_verdict_of_22_layers_is_slow_and_of_8_fine():
     assert lab.SignalLadder.from_report(ladder_report(HALVED[:22])).verdict.endswith("= 15: slow")
     assert lab.SignalLadder.from_report(ladder_report(HALVED[:8])).verdict.endswith("= 5.5: fine")
+
+
+def test_there_is_no_tick_between_two_layers():
+    for count in (1, 2, 3, 30):
+        ax = lab.SignalLadder.from_report(ladder_report(HALVED[:count])).plot(axes())
+        ax.figure.canvas.draw()
+        assert all(tick == round(tick) for tick in ax.get_xticks()), ax.get_xticks()
 
 
 def test_the_frame_names_the_quantity_that_suffers_first():

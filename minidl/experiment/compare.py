@@ -18,6 +18,7 @@ from minidl.experiment.grid import initializer
 from minidl.init import InitializerLike
 from minidl.lab import Report, plot_ladders, predict, probe
 from minidl.lab.draw import new_figure, on_paper
+from minidl.lab.limits import HARMLESS
 from minidl.text import progress, table
 from minidl.threads import limited
 
@@ -35,7 +36,6 @@ SCHEMES: dict[str, InitializerLike] = {
     "orthogonal": init.orthogonal(),
 }
 ACTIVATIONS = ("sigmoid", "tanh", "relu")
-HARMLESS = 3.0  # depth · |ln factor|; twice that in the second moment, which is 6 (Schoenholz et al. 2017)
 SMALL, MANY = 512, 1024  # width up to which one thread is quickest; more threads than any machine's matrix library uses
 TRAINED = 0.5  # how far the accuracy on the training part must come from guessing (0) to all right (1)
 
@@ -242,7 +242,7 @@ def verdict(report: Report, result: Mapping[str, Any], depth: int) -> str:
     if any(r["dead"] == 1 for r in report.records):
         return "dead"
     growth = max((_log(changes[k]) * depth for k in ("signal", "gradient")), key=abs)
-    if abs(growth) <= HARMLESS:
+    if abs(growth) <= HARMLESS / 2:  # of the rms, not of the second moment
         return "slow"
     return "explodes" if growth > 0 else "vanishes"
 

@@ -1,4 +1,4 @@
-"""The laboratory: what one network does to signals and gradients, measured and drawn."""
+"""The laboratory: what one network does to signals and gradients, measured, predicted, explained and drawn."""
 
 import importlib
 from typing import Any
@@ -7,43 +7,28 @@ from minidl.lab.draw import plot_ladders
 from minidl.lab.measure import Report, change_per_layer, probe
 from minidl.lab.outline import Summary, summary
 
-__all__ = [
-    "Report",
-    "Summary",
-    "change_per_layer",
-    "plot_ladders",
-    "probe",
-    "summary",
-]
+#: Module -> names that are loaded from it when first used.
+_LATER = {
+    "explain": ("Diagnosis", "Evidence", "Finding", "diagnose", "judge", "replace_activations"),
+    "figures": (
+        *("BeforeAfter", "Cobweb", "GradientTwins", "IdentityMatrix", "PhaseDiagram", "RateRibbon", "Ridgeline"),
+        *("Score", "Scoreboard", "SignalLadder", "Spectrum", "TrainingHeatmap"),
+    ),
+    "from_torch": ("diagnose_torch",),
+    "theory": ("Prediction", "predict"),
+    "watching": ("Watch", "watch"),
+}
 
-_FIGURES = (
-    "BeforeAfter",
-    "Cobweb",
-    "GradientTwins",
-    "IdentityMatrix",
-    "PhaseDiagram",
-    "RateRibbon",
-    "Ridgeline",
-    "Score",
-    "Scoreboard",
-    "SignalLadder",
-    "Spectrum",
-    "TrainingHeatmap",
-)
-_THEORY = ("Prediction", "predict")
-_DIAGNOSIS = ("Diagnosis", "Evidence", "Finding", "diagnose", "judge", "replace_activations")
-_WATCH = ("Watch", "watch")
+__all__ = ["Report", "Summary", "change_per_layer", "plot_ladders", "probe", "summary"]
+__all__ += [name for names in _LATER.values() for name in names]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "diagnose_torch":
-        return getattr(importlib.import_module("minidl.lab.from_torch"), name)
-    if name in _WATCH:
-        return getattr(importlib.import_module("minidl.lab.watching"), name)
-    if name in _DIAGNOSIS:
-        return getattr(importlib.import_module("minidl.lab.explain"), name)
-    if name in _THEORY:
-        return getattr(importlib.import_module("minidl.lab.theory"), name)
-    if name in _FIGURES:
-        return getattr(importlib.import_module("minidl.lab.figures"), name)
+    for module, names in _LATER.items():
+        if name in names:
+            return getattr(importlib.import_module(f"minidl.lab.{module}"), name)
     raise AttributeError(f"module 'minidl.lab' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -76,7 +76,7 @@ def ladder_axes(ax: Any, low: float, high: float) -> None:
     ax.set_yscale("log")
     ax.set_ylim(low / 2, high * 2)
     ax.set_xlabel("hidden layer")
-    ax.xaxis.get_major_locator().set_params(integer=True)  # there is no layer 2.5
+    ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)  # there is no layer 2.5
     ax.grid(True, which="major", axis="y", color="#DDDDDD", linewidth=0.6)
 
 

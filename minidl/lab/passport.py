@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from minidl import init, models, nn
 from minidl.init.registry import drawn, entry, title
 from minidl.lab.law import Law, read_law
+from minidl.lab.limits import HARMLESS, STALLS
 from minidl.lab.measure import Report, change_per_layer, probe
 from minidl.meanfield import gaussian_moments
 from minidl.text import table
@@ -36,9 +37,7 @@ KERNEL = 3
 ENOUGH = 20_000  # weights for a histogram
 LARGEST = 2**22  # weights of the layer; the singular values of more take too long
 #: Factors over the whole depth, as logarithms: beyond the first a ladder fades or grows, beyond the second it is lost.
-#: In the second moment 6 and 16: the depth of six scales of Schoenholz et al. 2017, and the depth at which the plain
-#: networks of He et al. 2015 stopped learning.
-NOTICEABLE, LOST = 3.0, 8.0
+NOTICEABLE, LOST = HARMLESS / 2, STALLS / 2
 
 
 @dataclass

@@ -9,6 +9,7 @@ from typing import Any
 
 from minidl.lab.draw import ladder_axes, ladder_limits, ladder_line, theory_line
 from minidl.lab.figures.base import Display, heading, label_ends, times
+from minidl.lab.limits import HARMLESS, STALLS
 
 __all__ = ["SignalLadder"]
 
@@ -18,9 +19,6 @@ LINES = {
     "batch_std": ("signal", "its std\nover inputs", ("#0072B2", "--", "s")),
     "delta_rms": ("gradient", "rms of the\ngradient δ", ("#D55E00", ":", "^")),
 }
-#: L·|ln χ|, χ the factor per layer of the second moment: six depth scales still train (Schoenholz et al. 2017);
-#: between 15 and 21 lie the plain networks of 22 and 30 layers of He et al. 2015, of which the second stalls
-SLOW, LOST = 6.0, 16.0
 BAND = "#9A9A9A"
 
 
@@ -149,7 +147,7 @@ def _number(value: float | None) -> float:
 
 
 def _level(lost: float) -> int:
-    return 0 if lost <= SLOW else 1 if lost <= LOST else 2
+    return 0 if lost <= HARMLESS else 1 if lost <= STALLS else 2
 
 
 def _predicted(
