@@ -84,6 +84,18 @@ def test_a_file_is_diagnosed_on_digits_and_the_function_has_a_usual_name(run, fi
     assert out.startswith("own.py:make_model")
 
 
+def test_a_file_may_hold_the_network_itself(run, file):
+    code, out, _ = run(file(MODEL + "\nmodel = make_model()\n") + ":model")
+    assert code == 0 and out.startswith("own.py:model")
+
+
+def test_what_a_file_prints_is_not_in_the_json(run, file):
+    loud = MODEL.replace("    return nn.Seq", "    print('made')\n    return nn.Seq")
+    code, out, err = run(file("print('loaded')\n" + loud), "--json")
+    assert code == 0 and json.loads(out)["network"] == "own.py:make_model"
+    assert err.splitlines() == ["loaded", "made"]
+
+
 def test_the_function_can_be_named_and_the_exit_code_tells_of_its_finding(run, file):
     assert run(file(MODEL) + ":of_zeros")[0] == 1
 
@@ -133,6 +145,8 @@ def test_what_is_wrong_with_a_file_is_said_in_one_message_and_ends_with_4(text, 
         (["lenet6"], "did you mean 'lenet5'"),
         (["lenet5", "--depth", "3"], "--depth and --width are of the mlp"),
         (["mlp", "--batch", "1"], "at least 2"),
+        (["mlp", "--depth", "0"], "--depth and --width count layers and units, at least 1; got 0"),
+        (["mlp", "--width", "-5"], "at least 1; got -5"),
         (["mlp", "--init", "he_norml"], "did you mean 'he_normal'"),
         (["mlp", "--activation", "rellu"], "did you mean 'relu'"),
     ],

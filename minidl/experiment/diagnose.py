@@ -7,6 +7,7 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,12 @@ def run(args: argparse.Namespace, print_json: Callable[..., None]) -> int:
     Raises:
         ValueError: a file, a function or a batch that is not as it should be; the message says which and why.
     """
-    target = _own(args) if _is_file(args.network) else _built_in(args)
-    try:
-        found = diagnose(target.model, target.x, target.y)
-    except Exception as error:
-        raise ValueError(f"the batch does not fit {target.name}: {_last_line(error)}") from error
+    with redirect_stdout(sys.stderr):  # what a file of the user's prints is not part of our document
+        target = _own(args) if _is_file(args.network) else _built_in(args)
+        try:
+            found = diagnose(target.model, target.x, target.y)
+        except Exception as error:
+            raise ValueError(f"the batch does not fit {target.name}: {_last_line(error)}") from error
     found.report.title = target.name
     folder = files.run_folder(args.out, "diagnose")
     found.figure().savefig(folder / "diagnose.png", dpi=150)
@@ -94,8 +96,11 @@ def _is_file(spec: str) -> bool:
 
 def _built_in(args: argparse.Namespace) -> Target:
     """The network for the data that were asked for; else for digits, or for shapes if it needs larger images."""
-    if args.network != "mlp" and (args.depth or args.width):
+    given = [n for n in (args.depth, args.width) if n is not None]
+    if args.network != "mlp" and given:
         raise ValueError(f"--depth and --width are of the mlp; {args.network} has its own")
+    if given and min(given) < 1:
+        raise ValueError(f"--depth and --width count layers and units, at least 1; got {min(given)}")
     networks.check(args.network)
     name = args.data or ("digits" if _takes(args, data.load("digits")) else "shapes")
     split = data.load(name, seed=args.seed)
@@ -144,7 +149,8 @@ def _own(args: argparse.Namespace) -> Target:
             f"{', '.join(given)}: options of the built-in networks; in a file of your own the code decides"
         )
     path, name, module = load_target(args.network)
-    model = _called(getattr(module, name), name, path)
+    made = getattr(module, name)
+    model = made if isinstance(made, Module) else _called(made, name, path)
     if not isinstance(model, Module):
         raise ValueError(f"{name}() in {path.name} returned {_kind(model)}; it must return the network, an nn.Module")
     make_batch = getattr(module, "make_batch", None)
@@ -156,7 +162,7 @@ def _own(args: argparse.Namespace) -> Target:
 
 
 def load_target(spec: str) -> tuple[Path, str, Any]:
-    """``FILE.py:make_model`` as path, name of the function, and the file as a loaded module.
+    """``FILE.py:make_model`` as path, name of the function (or of a network), and the file as a loaded module.
 
     Raises:
         ValueError: no such file or function, or the file itself raises; its last line is shown.
