@@ -177,6 +177,21 @@ def test_a_layer_of_a_students_own_without_fans_is_measured_like_any_other(batch
     assert {f.rule for f in found.findings} >= {"B1", "B2", "J1"} and not found.failed
 
 
+def test_a_network_that_takes_one_size_of_batch_alone_is_diagnosed(batch):
+    class Fixed(nn.Module):
+        def __init__(self):
+            self.first, self.second, self.last = nn.Linear(64, 30), nn.Linear(30, 30), nn.Linear(30, 10)
+
+        def forward(self, x):
+            return self.last(self.second(self.first(x.reshape((64, 64))).relu()).relu())
+
+    model = Fixed().to(DEVICE)
+    init.apply(model, seed=0)
+    found = lab.diagnose(model, *batch)
+    assert not found.failed
+    assert {"F4", "F5", "J1"} <= {s["rule"] for s in found.skipped}
+
+
 def test_the_fix_of_a_network_that_is_one_layer_works_as_it_is_written(batch):
     x, y = batch
     model = nn.Linear(64, 10).to(DEVICE)
@@ -237,6 +252,23 @@ def test_a_run_whose_loss_never_left_its_start_says_why(split, capsys):
     history = fitted(split, model, lr=0.01)
     assert history.diagnosis.primary.rule == "F3"
     assert "never left its start" in capsys.readouterr().err
+
+
+def test_a_run_that_diverges_is_reported_also_where_the_diagnosis_itself_fails(split):
+    class Counted(nn.Module):
+        def __init__(self):
+            self.inner = models.mlp([64, 30, 10], seed=0)
+
+        def forward(self, x):
+            if len(x) != 64:
+                raise KeyError("only batches of 64")
+            return self.inner(x)
+
+    model = Counted().to(DEVICE)
+    with np.errstate(all="ignore"), pytest.raises(train.Diverged) as end:
+        optimizer = optim.SGD(model.parameters(), lr=1e30)
+        train.fit(model, split, optimizer=optimizer, epochs=1, batch_size=64, drop_last=True)
+    assert end.value.diagnosis is None
 
 
 def test_a_run_that_learns_says_nothing(split, capsys):

@@ -268,11 +268,10 @@ def gather(
         )
     weights = [_described(path, modules[path], watch, record) for path, record in order]
     _place(weights, report)
-    if len(x) > 1:
+    with suppress(RuntimeError, ValueError):  # these need another number of inputs, which a forward may not take
         report.correlation = closer.correlation(model, x)
-    if _affordable(weights):
-        with suppress(RuntimeError):  # of a graph that is cut, see B5
-            report.jacobian = closer.jacobian(model, x)
+    with suppress(RuntimeError, ValueError):  # also of a graph that is cut, see B5
+        report.jacobian = closer.jacobian(model, x) if _affordable(weights) else None
     prediction, why = _predicted(model, x, y)
     signal = {**moments(Tensor(x).data), "examples": len(x)}
     return Evidence(

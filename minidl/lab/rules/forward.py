@@ -166,7 +166,7 @@ def _share(w: Weight) -> float:
 def correlation_of_inputs(e: Evidence) -> Verdict:
     """The same seen as an angle: at cosine 1 all inputs are one."""
     if not e.report.correlation:
-        raise Skip("the probe measured no correlations")
+        raise Skip("no correlations: they take two inputs, and a network that runs on any number")
     if not e.hidden:
         raise Skip("there is no hidden layer")
     layer = e.hidden[-1].layer
@@ -207,7 +207,7 @@ def _predicted_cosine(e: Evidence, layer: str) -> float | None:
 def nearby_inputs(e: Evidence) -> Verdict:
     """In the chaotic phase a tiny change of the input grows from layer to layer."""
     if not e.report.correlation:
-        raise Skip("the probe measured no correlations")
+        raise Skip("no correlations: they take two inputs, and a network that runs on any number")
     own = {w.layer for w in e.hidden}
     apart = [1 - r["near"] for r in e.report.correlation if r["layer"] in own and r["near"] is not None]
     apart = [a for a in apart if math.isfinite(a) and a > 0]

@@ -97,7 +97,9 @@ def normalized_gradient(e: Evidence) -> Verdict:
 def isometry(e: Evidence) -> Verdict:
     """Whether all directions of the input are stretched alike."""
     if not e.report.jacobian or not e.hidden:
-        raise Skip("the Jacobian of convolutions, and of wide or very deep networks, is not measured here")
+        raise Skip(
+            "no Jacobian: of convolutions, of wide or very deep networks, of a cut graph it is not measured here"
+        )
     last = e.hidden[-1].layer
     values = [r["value"] for r in e.report.jacobian if r["layer"] == last]
     kept = [v for v in values if math.isfinite(v) and v > ZERO * max(values)]
