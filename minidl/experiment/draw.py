@@ -227,11 +227,16 @@ def _curve_axes(ax: Any, key: str | None, limits: tuple[float, float]) -> None:
         ax.yaxis.set_major_formatter(lambda v, _: f"{v:g} %")
     else:
         ax.set_yscale("log")
-        ax.yaxis.set_minor_formatter("")
+        ax.yaxis.set_minor_formatter(_one_two_five if limits[1] < 50 * limits[0] else "")
         ax.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
     ax.set_ylim(*limits)
     if key is not None:
         ax.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _one_two_five(value: float, _place: int) -> str:
+    """1, 2 and 5 times a power of ten: a short axis has hardly a major tick."""
+    return f"{value:g}" if f"{value:e}"[0] in "125" else ""
 
 
 # -------------------------------------------------------------------------------------------------------- ladders
