@@ -391,3 +391,14 @@ def test_what_is_measured_on_request_changes_nothing(what, fails):
 class Fails(nn.Module):
     def forward(self, x):
         return x * (1 / 0)
+
+
+def test_masks_of_dropout_do_not_part_an_input_from_its_neighbour():
+    x = np.random.default_rng(0).standard_normal((64, 32), dtype="float32")
+    plain = models.mlp([32, 64, 64, 10], "relu", seed=0)
+    layers = [layer for _, layer in plain.named_children()]
+    masked = nn.Sequential(*layers[:-1], nn.Dropout(0.5), layers[-1])
+    found = [lab.probe(m, x, np.zeros(64, int), correlation=True).correlation for m in (plain, masked)]
+    assert found[0][-1]["near"] == pytest.approx(found[1][-1]["near"], abs=1e-7)
+    assert 1 - found[1][-1]["near"] < 1e-4
+    assert all(m.training for _, m in masked.named_modules())

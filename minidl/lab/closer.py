@@ -108,9 +108,9 @@ def correlation(model: nn.Module, x: Any, seed: int = 0) -> list[dict[str, Any]]
     over inputs of the cosine between x and x + ε, with ε a random direction of a thousandth of its length: 1 - near
     grows from layer to layer where small differences do (chaos), and shrinks where they are forgotten (order).
 
-    Costs a forward pass over twice the batch (with batch normalization, normalized together; with dropout, each input
-    under a mask of its own), and a few passes over every output. Inputs whose output is 0 or not finite have no
-    direction and are left out; with fewer than two others both are None.
+    Costs a forward pass over twice the batch (with batch normalization, normalized together; without the masks of
+    dropout, which would part x and x + ε more than ε does), and a few passes over every output. Inputs whose output is
+    0 or not finite have no direction and are left out; with fewer than two others both are None.
 
     Args:
         model: any tree of modules, measured in the mode it is in.
@@ -132,7 +132,11 @@ def correlation(model: nn.Module, x: Any, seed: int = 0) -> list[dict[str, Any]]
     def look(path: str, _module: nn.Module, output: Tensor) -> None:
         found.append({"layer": path, **_alike(rows_of(output.data))})
 
-    _run(model, Tensor(both), look)
+    with left_as_it_was(model):
+        for _, module in model.named_modules():
+            if isinstance(module, nn.Dropout):
+                module.training = False
+        _run(model, Tensor(both), look)
     return found
 
 

@@ -437,7 +437,11 @@ class _Run:
             return hook
 
         modules = dict(self.network.named_modules())
+        masks = [m for m in modules.values() if isinstance(m, self.torch.nn.modules.dropout._DropoutNd) and m.training]
         with ExitStack() as stack, self.torch.no_grad():
+            for mask in masks:
+                stack.callback(mask.train)
+                mask.eval()
             for path in self.twins:
                 stack.callback(modules[path].register_forward_hook(hook_of(path)).remove)
             self.network(_placed(self.torch, self.network, both))
