@@ -10,7 +10,8 @@ from minidl.lab.rules.forward import CHANGE_WARN
 from minidl.lab.rules.registry import Skip, Verdict, level_of, rule
 
 CHANGE_FAIL = 12.5  # L·|ln χ| as in forward.py; measured on digits: 12.1 still trains
-IMBALANCE_WARN, IMBALANCE_FAIL = 30.0, 1e5
+SHORTCUTS_FAIL = 18.0  # the same down a residual network: 15.9 trains, 23.2 does not
+IMBALANCE_WARN = 30.0
 EVEN = 30.0  # largest over smallest ∂W at which a loss of scale counts as uniform
 TINY_WARN, TINY_FAIL = 1e-7, 1e-8  # rms of ∂W; Adam's ε is 1e-8
 
@@ -19,7 +20,7 @@ TINY_WARN, TINY_FAIL = 1e-7, 1e-8  # rms of ∂W; Adam's ε is 1e-8
     "B1",
     "backward",
     "L·|ln χ|: change of E δ² from the last hidden layer to the first",
-    limits=(f"≤ {CHANGE_WARN:g}", f"≤ {CHANGE_FAIL:g}", f"> {CHANGE_FAIL:g}"),
+    limits=(f"≤ {CHANGE_WARN:g}", f"≤ {CHANGE_FAIL:g}", f"> {CHANGE_FAIL:g}; with shortcuts > {SHORTCUTS_FAIL:g}"),
     source="as F1; δ is summed over the places of an image",
     explained_by=("D1", "W1", "W2", "W3", "S1", "G1", "F1", "F2", "F3", "A1", "A2"),
 )
@@ -31,7 +32,7 @@ def kept_gradient(e: Evidence) -> Verdict:
     fix = other_scale(e)
     where = [name for name, d in zip(names, deltas, strict=True) if d > 0]
     return Verdict(
-        level_of(abs(total), CHANGE_WARN, CHANGE_FAIL),
+        level_of(abs(total), CHANGE_WARN, SHORTCUTS_FAIL if e.blocks else CHANGE_FAIL),
         abs(total),
         _predicted(e),
         "L·|ln χ| of E δ²",
@@ -62,6 +63,8 @@ def gradients(e: Evidence) -> tuple[list[str], list[float]]:
     if e.wakes:
         raise Skip("a layer of zeros lets nothing pass until it has learned")
     layers = [w for w in layers if not passed_by(e, w)]
+    if layers[:1] == e.weights[:1] and layers[0].normalized:
+        layers = layers[1:]  # its size is that of the data, and means nothing behind a normalization
     if len(layers) < 2:
         raise Skip("the gradient passes by all hidden layers but one")
     deltas = [w.record["delta_rms"] * math.sqrt(math.prod(w.record["shape"][1:])) for w in layers]
@@ -103,8 +106,8 @@ def _predicted(e: Evidence) -> float:
     "B2",
     "backward",
     "rms of ∂L/∂W: largest layer over smallest, residual branches apart",
-    limits=(f"≤ {IMBALANCE_WARN:g}", f"≤ {IMBALANCE_FAIL:g}", f"> {IMBALANCE_FAIL:g}"),
-    source="sigmoid: ×4.2 per layer; failing limit measured on digits",
+    limits=(f"≤ {IMBALANCE_WARN:g}", "above", "never"),
+    source="sigmoid: ×4.2 per layer; on digits networks with 1e11 learn, and the others have another finding",
     explained_by=("D1", "W1", "W2", "W3", "S1", "F1", "F2", "F3", "F4", "A1", "A2", "B1"),
 )
 def balanced_layers(e: Evidence) -> Verdict:
@@ -116,7 +119,7 @@ def balanced_layers(e: Evidence) -> Verdict:
     small, large = min(sizes, key=lambda k: sizes[k]), max(sizes, key=lambda k: sizes[k])
     ratio = sizes[large] / sizes[small]
     return Verdict(
-        level_of(ratio, IMBALANCE_WARN, IMBALANCE_FAIL),
+        level_of(ratio, IMBALANCE_WARN, math.inf),
         ratio,
         1.0,
         "largest / smallest rms of ∂L/∂W",
