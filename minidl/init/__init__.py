@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from minidl.init.model_level import *
     from minidl.init.residual import *
     from minidl.init.spectrum import *
+    from minidl.meanfield import CriticalPoint, critical_point
 
 #: What works on whole models or looks at finished weights is loaded when first used: ``import minidl`` stays quick.
 _LATER = {
@@ -45,6 +46,7 @@ _LATER = {
         "minidl.init.model_level": ("ModelReport",),
         "minidl.init.residual": ("fixup", "rezero", "scaled_residual", "skipinit", "zero_gamma"),
         "minidl.init.spectrum": ("coherence", "singular_values"),
+        "minidl.meanfield": ("CriticalPoint", "critical_point"),
     }.items()
     for name in names_there
 }

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from minidl.init.critical import critical_point, sigmoid_glorot
+from minidl.init.critical import sigmoid_glorot
 from minidl.init.gain import gain
 from minidl.init.orthogonal import looks_linear, orthogonal
 from minidl.init.registry import Initializer
 from minidl.init.scaling import glorot_normal, he_normal, lecun_normal, variance_scaling
-from minidl.meanfield import activation_name, gaussian_moments
+from minidl.meanfield import activation_name, critical_point, gaussian_moments
 
 __all__ = ["Recommendation", "recommend"]
 

@@ -7,9 +7,8 @@ from typing import Any
 
 from minidl.init.registry import Initializer, register
 from minidl.init.scaling import variance_scaling
-from minidl.meanfield import CriticalPoint, activation_name, critical_point, gaussian_moments
 
-__all__ = ["CriticalPoint", "critical_point", "edge_of_chaos", "kumar", "sigmoid_glorot"]
+__all__ = ["edge_of_chaos", "kumar", "sigmoid_glorot"]
 
 FLAT = 1e-9  # of φ'(0)²; a difference quotient over 1e-5 leaves 1e-10 to x²
 
@@ -33,7 +32,9 @@ def edge_of_chaos(activation: str | Callable[..., Any] = "tanh", sigma_b: float 
     Source: Poole et al. 2016, "Exponential expressivity in deep neural networks through transient chaos"; Schoenholz
     et al. 2017, "Deep Information Propagation".
     """
-    variance = critical_point(activation, sigma_b).sigma_w ** 2
+    from minidl import meanfield  # here, so that `import minidl` stays quick
+
+    variance = meanfield.critical_point(activation, sigma_b).sigma_w ** 2
     draw = variance_scaling(variance).draw
     return Initializer(f"W ~ N(0, {variance:.6g}/fan_in), where χ₁ = 1", draw, needs_fans=True)
 
@@ -54,6 +55,8 @@ def kumar(activation: str | Callable[..., Any] = "sigmoid") -> Initializer:
 
     Source: Kumar 2017, "On weight initialization in deep neural networks".
     """
+    from minidl.meanfield import activation_name, gaussian_moments
+
     at_zero = gaussian_moments(activation, 0.0)
     if at_zero.slope_square < FLAT:
         raise ValueError(f"kumar: activation {activation_name(activation)!r} is flat at 0, no weight makes up for that")

@@ -48,7 +48,6 @@ TOLERANCE = 1e-14  # of a panel, relative to the whole
 NOISE = 1e-10  # the same for difference quotients, whose rounding is of this size
 ROUNDS, MOST = 50, 2_000  # how often a panel is halved; how many panels may be left to halve (f is noise, if more are)
 
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(POINTS)
 _STEP = 1e-5  # of the difference quotients, in units of the smaller of 1 and √q
 
 
@@ -135,7 +134,14 @@ def bends(end: float) -> Values:
 def legendre(low: Values, high: Values) -> tuple[Values, Values]:
     """Points and weights of the rule on every panel from ``low`` to ``high``, with one axis more."""
     half = 0.5 * (high - low)[..., None]
-    return 0.5 * (high + low)[..., None] + half * _NODES, half * _WEIGHTS
+    nodes, weights = _rule()
+    return 0.5 * (high + low)[..., None] + half * nodes, half * weights
+
+
+@functools.cache
+def _rule() -> tuple[Values, Values]:
+    """Nodes and weights on [-1, 1]; made when first used, for NumPy's polynomials take time to load."""
+    return np.polynomial.legendre.leggauss(POINTS)
 
 
 def _average(f: Callable[[Values], Values], q: float, tolerance: Values | float = TOLERANCE) -> Values:

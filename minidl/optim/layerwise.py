@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from statistics import geometric_mean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -165,7 +164,7 @@ def _update_ratio(layers: list[_Layer], lr: float, gradients: dict[int, float]) 
             "layerwise_lr: every layer has weights or gradients that are zero, so update_ratio has nothing to go by; "
             "look at the initialization first (minidl.lab.probe)"
         )
-    others = geometric_mean(known)
+    others = _geometric_mean(known)
     positive = [s["rms"] > 0 and s["gradient_rms"] > 0 for s in seen]
     rates = [lr * s["rms"] / s["gradient_rms"] if ok else others for s, ok in zip(seen, positive, strict=True)]
     return _records(layers, rates, seen)
@@ -173,9 +172,13 @@ def _update_ratio(layers: list[_Layer], lr: float, gradients: dict[int, float]) 
 
 def _sqrt_fan_in(layers: list[_Layer], settings: _Settings) -> list[dict[str, Any]]:
     fans = [None if layer.weight is None or layer.fans is None else layer.fans[0] for layer in layers]
-    typical = geometric_mean([n for n in fans if n is not None])
+    typical = _geometric_mean([n for n in fans if n is not None])
     rates = [settings.lr * (1.0 if n is None else math.sqrt(n / typical)) for n in fans]
     return _records(layers, rates, [{"fan_in": n} for n in fans])
+
+
+def _geometric_mean(values: list[float]) -> float:
+    return math.exp(math.fsum(map(math.log, values)) / len(values))
 
 
 def _geometric(layers: list[_Layer], settings: _Settings) -> list[dict[str, Any]]:
