@@ -21,7 +21,7 @@ COSINE_FAIL = 0.99999
     "F1",
     "forward",
     "L·|ln χ|: change of E h² from the inputs to the output layer",
-    limits=(f"≤ {CHANGE_WARN:g}", f"≤ {CHANGE_FAIL:g}", f"> {CHANGE_FAIL:g}"),
+    limits=(f"≤ {CHANGE_WARN:g}", f"≤ {CHANGE_FAIL:g}", f"> {CHANGE_FAIL:g} without shortcuts; with them see R1"),
     source="depth ≤ 6 ξ: Schoenholz et al. 2017; He et al. 2015: 15 is late, 21 stalls; failing limit: digits",
     explained_by=("D1", "W1", "W2", "W3", "S1", "G1"),
 )
@@ -33,7 +33,7 @@ def kept_signal(e: Evidence) -> Verdict:
     total = 2 * math.log(values[-1] / values[0])
     change = abs(total)
     steps = max(len(values) - 1, 1)
-    level = level_of(change, CHANGE_WARN, CHANGE_FAIL)
+    level = level_of(change, CHANGE_WARN, math.inf if e.blocks else CHANGE_FAIL)
     fix = other_scale(e)
     return Verdict(
         level,

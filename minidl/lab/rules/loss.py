@@ -10,7 +10,8 @@ from minidl.lab.rules.fixes import gentler, matched_scheme, small_head
 from minidl.lab.rules.registry import Skip, Verdict, rule
 
 START_OK, START_WARN, START_FAIL = 1.1, 2.0, 2000.0  # of ln K; 480 trains in 3 layers
-DEEP, DEEP_FAIL = 7, 75.0  # hidden layers, and the limit from there on: with 62 one of 21 layers still trains
+DEEP, DEEP_FAIL = 7, 50.0  # hidden layers, and the limit from there on: 40 still trains
+DEEP_SHORTCUTS, SHORTCUTS_FAIL = 20, 75.0  # the same of residual networks: 62 still trains
 FLAT = 0.97  # of the entropy of the labels: a loss above it has not left its start
 LEARNED = 0.15  # accuracy above that of guessing the largest class: the mean loss of one epoch still holds its start
 UPDATE_OK = (1e-4, 1e-2)
@@ -25,7 +26,8 @@ UPDATE_GOAL = 1e-3
     limits=(
         f"≤ {START_OK:g}",
         f"> {START_WARN:g}; below it info",
-        f"> {START_FAIL:g}, and with {DEEP} hidden layers or more > {DEEP_FAIL:g}",
+        f"> {START_FAIL:g}; from {DEEP} hidden layers on > {DEEP_FAIL:g}; with shortcuts from {DEEP_SHORTCUTS} on "
+        f"> {SHORTCUTS_FAIL:g}",
     ),
     source="cs231n: 2.302 for ten classes; failing limits measured on digits",
     explained_by=("D1", "W1", "W2", "W3", "G1", "F1", "F2", "F5", "B1"),
@@ -39,7 +41,8 @@ def loss_at_the_start(e: Evidence) -> Verdict:
     uniform = math.log(e.classes)
     ratio = e.report.loss / uniform
     fix = small_head(e)
-    fails = DEEP_FAIL if len(e.hidden) >= DEEP else START_FAIL
+    deep, limit = (DEEP_SHORTCUTS, SHORTCUTS_FAIL) if e.blocks else (DEEP, DEEP_FAIL)
+    fails = limit if len(e.hidden) >= deep else START_FAIL
     level = "ok" if ratio <= START_OK else "info" if ratio <= START_WARN else "warn" if ratio <= fails else "fail"
     return Verdict(
         level,
