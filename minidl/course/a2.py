@@ -34,8 +34,8 @@ def tasks(draw: Draw) -> list[Task]:
     """The eight functions of the assignment."""
     return [
         _fans("A2.1", draw("conv_fans")),
-        _scheme("A2.2", "glorot_normal", draw("glorot_normal"), "normal", _glorot_std),
-        _scheme("A2.3", "glorot_uniform", draw("glorot_uniform"), "uniform", _glorot_std),
+        _glorot("A2.2", "glorot_normal", draw("glorot_normal"), "normal"),
+        _glorot("A2.3", "glorot_uniform", draw("glorot_uniform"), "uniform"),
         _he("A2.4", "he_normal", draw("he_normal"), "normal"),
         _he("A2.5", "he_uniform", draw("he_uniform"), "uniform"),
         _truncated("A2.6", draw("truncated_normal")),
@@ -150,10 +150,15 @@ def _drawing(
     return Task(number, function, calls, checks)
 
 
-def _scheme(number: str, function: str, rng: np.random.Generator, law: str, std: Callable[[Layer], float]) -> Task:
-    layers, seed = _layers(rng), _seed(rng)
+def _scheme(
+    number: str, function: str, law: str, std: Callable[[Layer], float], layers: Mapping[str, Layer], seed: int
+) -> Task:
     each = list(layers.values())
     return _drawing(number, function, law, seed, layers, [std(layer) for layer in each], [_fans_of(x) for x in each])
+
+
+def _glorot(number: str, function: str, rng: np.random.Generator, law: str) -> Task:
+    return _scheme(number, function, law, _glorot_std, _layers(rng), _seed(rng))
 
 
 def _truncated(number: str, rng: np.random.Generator) -> Task:
@@ -173,8 +178,9 @@ def _he_std(layer: Layer, a: float = 0.0, mode: str = "fan_in") -> float:
 
 def _he(number: str, function: str, rng: np.random.Generator, law: str) -> Task:
     """A scheme, and its slope and its mode: 7 points."""
-    task = _scheme(number, function, rng, law, _he_std)
-    layer, seed, a = _layers(rng)["widens"], _seed(rng), _between(rng, 0.45, 0.8)
+    layers = _layers(rng)
+    task = _scheme(number, function, law, _he_std, layers, _seed(rng))
+    layer, seed, a = layers["widens"], _seed(rng), _between(rng, 0.45, 0.8)
     slips = {
         "the slope a is not used": math.sqrt(1 + a**2),
         "1 + a instead of 1 + a²": math.sqrt((1 + a**2) / (1 + a)),
@@ -183,7 +189,8 @@ def _he(number: str, function: str, rng: np.random.Generator, law: str) -> Task:
     calls, checks = dict(task.calls), list(task.checks)
     for name, given, own in (("slope", {"a": a}, slips), ("mode", {"mode": "fan_out"}, {})):
         calls[name] = _call(function, layer.shape, seed, **_fans_of(layer), **given)
-        checks.append(Check(name, 1, (name,), partial(judge.spread, [layer], [_he_std(layer, **given)], own)))
+        judged = partial(judge.variant, layer, _he_std(layer, **given), own, _he_std(layer))
+        checks.append(Check(name, 1, ("widens", name), judged))
     return replace(task, calls=calls, checks=tuple(checks))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import os
 import re
 from collections import Counter
@@ -41,6 +42,7 @@ def run(args: argparse.Namespace, print_json: Callable[..., None]) -> int:
     Raises:
         ValueError: an unknown assignment, too few paths, no secret, two submissions of one student.
         FileExistsError: the folder for the hand-out is not empty.
+        FileNotFoundError: a submission that is named does not exist.
     """
     action = {"handout": _handout, "check": _check, "grade": _grade}[args.action]
     return action(args, print_json if args.json else None)
@@ -112,11 +114,20 @@ def _grade(args: argparse.Namespace, print_json: Printer) -> int:
 def _submissions(args: argparse.Namespace, assignment: Assignment) -> list[Submission]:
     if not args.paths or (args.student and len(args.paths) > 1):
         raise ValueError("name the submissions, files or folders; --student goes with a single one")
-    found = [submission(Path(path), assignment.file, args.student) for path in args.paths]
+    paths = [path for name in args.paths for path in _expanded(name)]
+    found = [submission(Path(path), assignment.file, args.student) for path in paths]
     twice = [name for name, count in Counter(_file_name(each.student) for each in found).items() if count > 1]
     if twice:
         raise ValueError(f"two submissions of {', '.join(twice)}: give every student a folder of its own")
     return found
+
+
+def _expanded(name: str) -> list[str]:
+    """The paths that ``submissions/*`` stands for where the shell leaves that to us, as on Windows."""
+    paths = [name] if os.path.lexists(name) else sorted(glob.glob(name))
+    if not paths:
+        raise FileNotFoundError(f"there is no {name}: name the submissions, files or folders")
+    return paths
 
 
 def _write(folder: Path, found: Grade) -> None:

@@ -18,6 +18,7 @@ from minidl.course.assignment import Array, Verdict
 from minidl.init.ratios import TOLERANCE, explain_ratio
 
 __all__ = ["SMALLEST", "Layer", "fans", "form", "generator", "haar", "law", "number", "orthonormal", "scale", "spread"]
+__all__ += ["variant"]
 
 SMALLEST = 40_000  # values of an array whose std, mean or kurtosis is judged
 MEAN_LIMIT, KURTOSIS_LIMIT = 5.5, 0.3
@@ -25,6 +26,7 @@ FAN_SLIPS = frozenset(
     {"fan_out for fan_in", "fan_in for fan_out", "kernel forgotten", "groups forgotten", "groups twice"}
 )
 GAIN_SLIPS = frozenset({"gain forgotten", "gain twice"})
+SHAPE_SLIP = "shape[0] and shape[1] are no fans of a convolution: use the fan_in and fan_out that are passed"
 
 
 class Layer(NamedTuple):
@@ -63,7 +65,7 @@ def generator(first: Array, again: Array, other: Array) -> Verdict:
 
 def spread(layers: Sequence[Layer], stds: Sequence[float], slips: Mapping[str, float], *arrays: Array) -> Verdict:
     """The standard deviation of each array against that of its layer; the slip that explains *every* wrong ratio."""
-    ratios = [float(array.std(dtype=np.float64)) / std for array, std in zip(arrays, stds, strict=True)]
+    ratios = [_ratio(array, std) for array, std in zip(arrays, stds, strict=True)]
     wrong = [i for i, ratio in enumerate(ratios) if not abs(ratio - 1) <= TOLERANCE]
     if not wrong:
         return Verdict(1, "")
@@ -74,11 +76,36 @@ def spread(layers: Sequence[Layer], stds: Sequence[float], slips: Mapping[str, f
     return Verdict(1 - len(wrong) / len(ratios), says + (hints[0] if hints else "no usual slip gives this"))
 
 
+def variant(
+    layer: Layer, std: float, slips: Mapping[str, float], plain_std: float, plain: Array, array: Array
+) -> Verdict:
+    """The spread where an argument is given, beside that of ``plain``, the same layer without it.
+
+    If that is wrong already, two slips can multiply to the ratio of a third one: then only what explains both ratios is
+    named, or what explains the rest.
+    """
+    verdict, base, ratio = spread([layer], [std], slips, array), _ratio(plain, plain_std), _ratio(array, std)
+    if verdict.share == 1 or abs(base - 1) <= TOLERANCE or 0 in (base, ratio):
+        return verdict
+    before = _slips(base, layer, plain_std, slips)
+    both = [hint for hint in _slips(ratio, layer, std, slips) if hint in before]
+    rest = [f"beside what is wrong in spread: {hint}" for hint in _slips(ratio / base, layer, std, slips)]
+    says = [*both, *rest, "spread is wrong too: mend that first"][0]
+    return Verdict(verdict.share, f"std / expected std is {ratio:.3g} in 1 layer: {says}")
+
+
+def _ratio(array: Array, std: float) -> float:
+    return float(array.std(dtype=np.float64)) / std
+
+
 def _slips(ratio: float, layer: Layer, std: float, slips: Mapping[str, float]) -> list[str]:
     """The hints that fit one ratio: those of the task first, then those of the table."""
     if ratio == 0:
         return ["all weights are equal"]
-    own = [hint for hint, expected in slips.items() if abs(math.log(ratio / expected)) <= TOLERANCE]
+    known = dict(slips)
+    if len(layer.shape) > 2:
+        known[SHAPE_SLIP] = math.sqrt((layer.fan_in + layer.fan_out) / sum(layer.shape[:2]))
+    own = [hint for hint, expected in known.items() if abs(math.log(ratio / expected)) <= TOLERANCE]
     table = explain_ratio(ratio, std=std, **layer.numbers())
     return own + [suspect.hint for suspect in table]
 
