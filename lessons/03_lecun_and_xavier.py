@@ -94,7 +94,7 @@ def panels(schemes, widths, activation, limits):
 # Ten linear layers of 64 and 512 units in turn. Lines: measured. Pale bands: the algebra. Which recipe loses *both*?
 
 # %%
-fig, hourglass = panels(LINEAR, HOURGLASS, "linear", (1e-1, 1e1))
+fig, hourglass = panels(LINEAR, HOURGLASS, "linear", (5e-2, 5))
 fig.savefig("hourglass.png", dpi=120)
 
 # %% [markdown]

@@ -48,7 +48,7 @@ CASES = [  # question, reading, scheme, mean and variance of a weight for n inpu
     ("one sign?", "Kaiming", init.as_written_kaiming(), lambda n, m: (MU * (2 / n) ** 0.5, SD**2 * 2 / n)),
     ("one sign?", "constant", init.constant(C), lambda n, m: (C, 0)),
 ]
-LIMITS = {"std or variance?": (0.1, 1e6), "truncated?": (0.1, 10), "which n?": (1e-3, 100), "one sign?": (0.1, 1e8)}
+LIMITS = {"std or variance?": (0.1, 1e6), "truncated?": (0.1, 10), "which n?": (1e-4, 1000), "one sign?": (0.1, 1e8)}
 
 
 def step(terms, mean, variance, square, common):
@@ -138,8 +138,8 @@ print("check: passed")
 
 # %% [markdown]
 # ## Exercise
-# Six people wrote he_normal for a 5×5 convolution of 6 to 16 channels, n = 150 and m = 400. A test divided the std of
-# their weights by He's. What did each write? Give their std as a formula. (One forgot the kernel, one drew ±σ.)
+# Six people wrote he_normal for a 5×5 convolution, 6 to 16 channels, n = 150, m = 400: below is their std over He's.
+# Which formula did each use? (One forgot the kernel, one drew ±σ.) Then write yours: `minidl course handout A2 a2`.
 
 # %%
 my_answers = {0.612: None, 0.707: None, 0.577: None, 5.0: None, 2.943: None, 0.1155: None}  # 0.612: np.sqrt(2 / 400)

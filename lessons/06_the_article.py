@@ -61,7 +61,7 @@ print(f"here: {len(split.train)} training images of {SOURCE}, {EPOCHS} epochs, o
 # 3. **65 % and 88 %.** Which std does Xavier with n = 784 and m = 10 give? What do you expect of N(0, 0.05²), then?
 # 4. **He "needs nothing per layer".** LeNet-5 has fan_in 25, 150, 400, 120, 84. Which five σ does He's recipe give?
 # 5. By lesson 4 a network this shallow forgives much, and Adam divides each gradient by its own size. So which schemes
-#    will fail on 60 000 images in five epochs? Which on a twelfth of them?
+#    will fail on 60 000 images in five epochs? Which on the few images here?
 
 # %%
 zero = zero_init_accuracy(split.train.y, split.test.y)  # a set of digits where several are about equally frequent
@@ -138,8 +138,8 @@ print("check: passed")
 
 # %% [markdown]
 # ## Exercise
-# The article does not say which σ gave 65 %. Find one for which `run` ends between 60 and 70 % here, and write one
-# paragraph to its authors: what has to be said beside "a Gaussian gives 65 %" before anybody can repeat it?
+# The article does not say which σ gave 65 %. Find two, a small and a large one, for which `run` ends between 60 and
+# 70 % here, and write to its authors: what has to be said beside "a Gaussian gives 65 %" before anybody can repeat it?
 
 # %%
 my_sigma = None
