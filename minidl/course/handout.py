@@ -19,7 +19,8 @@ BEGIN, END, HINT = "### BEGIN SOLUTION", "### END SOLUTION", "### HINT:"
 HOW = """
 ## How to work on it
 
-Write your code into `{file}`: wherever it says `raise NotImplementedError`, this line goes. Then, in this folder:
+Write your code into `{file}`: wherever it says `raise NotImplementedError`, this line goes. That takes NumPy alone; to
+check it, install minidl too, as your teacher tells you (or from its repository). Then, in this folder:
 
     python -m minidl course check
 
