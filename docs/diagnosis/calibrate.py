@@ -34,9 +34,9 @@ from minidl.tensor import Tensor
 
 HERE = Path(__file__).resolve().parent
 LABELS, DIAGNOSES = HERE / "labels.jsonl", HERE / "diagnoses.jsonl"
-#: The networks that thresholds were set on, and those that the published rates are of. The second tuning set was held
-#: out until the rules were good at the first; what was wrong on it then set thresholds too.
-SETS = {"tuning": range(150), "second tuning": range(1000, 1550)}
+#: The networks that thresholds were set on, and those that the published rates are of. The second and the third tuning
+#: set were held out at first; what was wrong on them then set thresholds too.
+SETS = {"tuning": range(150), "second tuning": range(1000, 1550), "third tuning": range(2000, 2550)}
 SETS |= {"held-out": range(networks.HELD_OUT, networks.HELD_OUT + 550)}
 
 EXAMPLES = 256  # of a diagnosis
@@ -332,11 +332,14 @@ network that trains; *found* is a finding on one that fails.
 """
 
 NOTE = """
-In brackets: Wilson's interval of 95 %. Thresholds were set on the tuning networks (numbers below 2000) only: 150 as the
-generator gives them; 550 that were held out at first and showed 9 false alarms among 406 and 115 of 126 found, which
-was not good enough, so that they set thresholds too; and small ones of the families that are hard to judge, chosen by
-family and size before they were trained. The rates that count are those of the held-out networks, with other seeds.
-That a finding names the right cause is another question, which the tests of the rules answer.
+In brackets: Wilson's interval of 95 %. Thresholds were set on the tuning networks (numbers below 3000) only: 150 as the
+generator gives them; small ones of the families that are hard to judge, chosen by family and size before they were
+trained; and two sets that were held out at first. Of the first of these 115 of 126 were found, with 9 false alarms
+among 406; of the second, with the rules that came of it, 103 of 112 and 8 among 417. That was not enough, so that both
+set thresholds too. The rates that count are those of the networks held out now, with other seeds: no rule was changed
+after they were diagnosed. The aim, 2 % false alarms and 95 % found, is reached on the tuning networks and *not* on the
+held-out ones: what is left lies near the limits, and a part of it is beyond rules that look at one batch before the
+first step. Whether a finding names the right cause is another question; the tests of the rules answer it.
 """
 
 
