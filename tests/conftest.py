@@ -79,14 +79,22 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "host(reason): stays on the host by its nature, see tests/conftest.py")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of the files that stay on the host; one that uses the device all the same still counts as such."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests of the files that stay on the host; one that uses the device all the same still counts as such.
+
+    On another library than NumPy, leave out those that say of themselves that they run in a process of their own: it
+    knows nothing of that library, and they have run without it.
+    """
     for item in items:
         if item.path.name in DEVICE_FILES:
             continue
         for beginning, reason in HOST_FILES:
             if item.path.name.startswith(beginning) and item.get_closest_marker("host") is None:
                 item.add_marker(pytest.mark.host(reason))
+    if BACKEND != "numpy":
+        apart = {item for item in items if (mark := item.get_closest_marker("host")) and "process" in mark.args[0]}
+        config.hook.pytest_deselected(items=list(apart))
+        items[:] = [item for item in items if item not in apart]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -320,7 +320,7 @@ def _twins(h: Array) -> Any:
 def _agree(a: Array, b: Array, largest: Array) -> Array:
     """Which columns differ by no more than rounding of the layer's largest element."""
     xp = array_module(a)
-    return (xp.abs(a - b) <= 16 * float(xp.finfo(a.dtype).eps) * largest).all(axis=0)
+    return (xp.abs(a - b) <= 64 * float(xp.finfo(a.dtype).eps) * largest).all(axis=0)
 
 
 def _of_gradient(weight: Tensor | None, optimizer: Optimizer | None) -> dict[str, Any]:
