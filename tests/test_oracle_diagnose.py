@@ -211,7 +211,7 @@ FAULTS = {
     "mlp, a layer of zeros": (lambda: he(in_a_row(64, 50, 50, 50, 10)), silent, (64,), {"S1", "B5", "F2"}, "3"),
     "conv, weights ×10": (stack, huge, (3, 8, 8), {"F1"}, None),
     "conv, dead biases": (stack, dead, (3, 8, 8), {"F2", "A4", "B5", "F3", "F1"}, None),
-    "residual, unscaled branches": (residual, unscaled, (64,), {"R1", "F1"}, None),
+    "residual, unscaled branches": (residual, unscaled, (64,), {"R1", "B1"}, None),
 }
 
 
