@@ -338,8 +338,9 @@ trained; and two sets that were held out at first. Of the first of these 115 of 
 among 406; of the second, with the rules that came of it, 103 of 112 and 8 among 417. That was not enough, so that both
 set thresholds too. The rates that count are those of the networks held out now, with other seeds: no rule was changed
 after they were diagnosed. The aim, 2 % false alarms and 95 % found, is reached on the tuning networks taken together
-(1.3 and 95.4 %) and *not* on the held-out ones: what is left lies near the limits, and a part of it is beyond rules that
-look at one batch before the first step. Whether a finding names the right cause is another question; the tests of the rules answer it.
+(1.3 and 95.4 %) and *not* on the held-out ones: what is left lies near the limits, and a part of it is beyond rules
+that look at one batch before the first step. Whether a finding names the right cause is another question; the tests of
+the rules answer it.
 """
 
 
