@@ -540,6 +540,14 @@ def test_claimed_is_hollow_predicted_a_tick_and_measured_a_bar_with_every_seed()
     assert figure.records[0]["sd"] == pytest.approx(0.02)
 
 
+@pytest.mark.parametrize(("worst", "best"), [(0.194, 0.377), (0.363, 0.528), (0.9861, 0.9893), (0.5, 0.5)])
+def test_a_narrow_accuracy_axis_has_three_round_numbers_at_their_places(worst, best):
+    ax = lab.Scoreboard([lab.Score("a", [worst]), lab.Score("b", [best])]).plot(axes())
+    places, numbers = ax.get_xticks(), [float(text.get_text()) for text in ax.get_xticklabels()]
+    assert len(numbers) >= 3 and all(len(f"{number:g}".replace(".", "")) <= 4 for number in numbers)
+    assert np.allclose(places, [-math.log10(1 - number / 100) for number in numbers], atol=1e-9)
+
+
 def test_a_scheme_whose_networks_all_left_float32_is_marked_at_the_edge():
     ax = lab.Scoreboard([lab.Score("good", [0.9]), lab.Score("lost", [math.nan, math.nan])]).plot(axes())
     (cross,) = [line for line in ax.lines if line.get_marker() == "x"]

@@ -112,6 +112,7 @@ def accuracy_figure(records: Records, title: str, claimed: Mapping[str, float] |
         scores = [_score(group, plan, claimed or {}) for group in found if plan.panel_of(group) == panel]
         Scoreboard(scores, panel).draw_rows(ax, limits, [label(scheme) for scheme in schemes], markers)
         ax.set_xlabel("test accuracy in %, mean ± s.d.; small: single seeds")
+        ax.tick_params(labelbottom=True)  # also where there is no panel below
     _legend(fig, markers, dashes=False, claimed=bool(claimed))
     fig.suptitle(title, fontsize=11)
     return fig

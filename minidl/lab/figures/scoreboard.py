@@ -175,7 +175,15 @@ def _accuracy_axis(ax: Any, worst: float, best: float) -> None:
     margin = 0.06 * max(high - low, 0.1)
     ticks = [t for t in TICKS if low - margin <= _place(t / 100) <= high + margin]
     if len(ticks) < 3:
-        places = [low + (high - low) * i / 3 for i in range(4)] if high > low else [low]
-        ticks = [float(f"{100 * (1 - 10**-p):.3g}") for p in places]
+        ticks = _round(*(100 * (1 - 10**-end) for end in (low - margin, high + margin)))
     ax.set_xticks([_place(t / 100) for t in ticks], [f"{t:g}" for t in ticks])
     ax.set_xlim(low - margin, high + margin)
+
+
+def _round(low: float, high: float) -> list[float]:
+    """Round percentages between two, three at least."""
+    for step in (10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02):
+        ticks = [round(step * i, 2) for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+        if len(ticks) >= 3:
+            return ticks
+    return [low, high]
