@@ -249,6 +249,9 @@ def diagnose_arguments(sub: argparse.ArgumentParser) -> None:
         "--data", metavar="NAME", help="data set (default: digits; of a file, its make_batch if it has one)"
     )
     sub.add_argument("--batch", type=int, default=256, metavar="N", help="inputs to measure on (default: %(default)s)")
+    sub.add_argument(
+        "--trial", type=int, metavar="STEPS", help="steps of the trial at each rate; 0: none (default: 100 if quick)"
+    )
     built_in = sub.add_argument_group("of the built-in networks")
     built_in.add_argument("--activation", metavar="NAME", help="default: relu")
     built_in.add_argument("--init", metavar="SCHEME", help="default: the usual one for the activation")

@@ -13,7 +13,7 @@ from minidl.lab.rules import GROUPS, LEVELS, all_rules
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 RULES = {rule.id: rule for rule in all_rules()}
-IDS = "D1 W1 W2 W3 S1 G1 F1 F2 F3 F4 F5 A1 A2 A3 A4 A5 B1 B2 B3 B4 B5 L1 L2 U1 R1 N1 J1 V1".split()
+IDS = "D1 W1 W2 W3 S1 G1 F1 F2 F3 F4 F5 A1 A2 A3 A4 A5 B1 B2 B3 B4 B5 L1 L2 T1 U1 R1 N1 J1 V1".split()
 
 
 def load_pairs():

@@ -21,6 +21,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ import numpy as np
 from minidl import data, lab, ops, optim, threads
 from minidl.experiment.summary import markdown
 from minidl.files import replacing
+from minidl.lab.explain import judge
 from minidl.tensor import Tensor
 
 HERE = Path(__file__).resolve().parent
@@ -112,16 +114,19 @@ def _forever(loader: data.DataLoader) -> Iterable[Any]:
 def diagnose(number: int) -> Record:
     """What ``lab.diagnose`` says of network ``number`` at step 0 on the first 256 examples, without optimizer.
 
-    Of every rule its highest level above "ok". A diagnosis that ends in an error has found nothing.
+    Of every rule its highest level above "ok", and whether there is a finding without the trial ("one pass"). A
+    diagnosis that ends in an error has found nothing.
     """
     net, started = networks.recipe(number), time.perf_counter()
     model, (x, y) = networks.build(net)
-    record: Record = {"number": number, "recipe": checksum(net), "failed": False, "primary": None, "levels": {}}
+    record: Record = {"number": number, "recipe": checksum(net), "failed": False, "one pass": False, "primary": None}
+    record["levels"] = {}
     try:
         found = lab.diagnose(model, x[:EXAMPLES], y[:EXAMPLES])
     except Exception as error:  # one bad case shall not cost the others
         return record | {"error": f"{type(error).__name__}: {error}"}
     record["failed"] = bool(found.failed)
+    record["one pass"] = judge(replace(found.evidence, trial=None)).failed
     record["primary"] = found.primary.rule if found.primary else None
     for finding in found.findings:
         if LEVELS.index(finding.level) > LEVELS.index(record["levels"].get(finding.rule, "ok")):

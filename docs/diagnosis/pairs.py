@@ -164,11 +164,11 @@ def too_linear() -> Case:
     return case(mlp(2, "tanh", init.normal(std=0.004)))
 
 
-@planted("A4", "biases of -4 in one layer of ReLU")
+@planted("A4", "biases of -20 in nine of ten units of a layer of ReLU")
 def dead() -> Case:
-    """Few inputs reach so far."""
+    """No input reaches so far."""
     model = mlp(3)
-    model.linear2.bias.data = model.linear2.bias.data - np.float32(4)
+    model.linear2.bias.data[:90] -= 20
     return case(model)
 
 
@@ -184,10 +184,10 @@ def exploding_gradient() -> Case:
     return case(mlp(14, "tanh", init.normal(std=0.6)))
 
 
-@planted("B2", "one layer ×1e-4, the next ×1e4: ReLU hides it")
+@planted("B2", "one layer ×1e-2, the next ×1e2: ReLU hides it")
 def imbalance() -> Case:
     """The outputs stay the same."""
-    return case(times(times(mlp(4), 1e-4, "linear2"), 1e4, "linear3"))
+    return case(times(times(mlp(4), 1e-2, "linear2"), 1e2, "linear3"))
 
 
 @planted("B3", "Glorot and ReLU, 14 layers: all ∂L/∂W shrink alike")
@@ -255,6 +255,12 @@ def uneven_directions() -> Case:
 def narrow() -> Case:
     """One draw is not the average."""
     return case(mlp(12, "tanh", init.orthogonal(), width=8))
+
+
+@planted("T1", "one layer ×1e-4, the next ×1e4: at no rate can both learn")
+def two_sizes() -> Case:
+    """One pass sees the imbalance, and nothing else."""
+    return case(times(times(mlp(4), 1e-4, "linear2"), 1e4, "linear3"))
 
 
 def diagnosis(rule: str) -> lab.Diagnosis:

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace, print_json: Callable[..., None]) -> int:
     with redirect_stdout(sys.stderr):  # what a file of the user's prints is not part of our document
         target = _own(args) if _is_file(args.network) else _built_in(args)
         try:
-            found = diagnose(target.model, target.x, target.y)
+            found = diagnose(target.model, target.x, target.y, trial=args.trial)
         except Exception as error:
             raise ValueError(f"the batch does not fit {target.name}: {_last_line(error)}") from error
     found.report.title = target.name
@@ -82,6 +82,7 @@ def _content(args: argparse.Namespace, target: Target, found: Diagnosis) -> dict
         "findings": found.records,
         "skipped": found.skipped,
         "loss": found.report.loss,
+        "trial": None if found.evidence.trial is None else found.evidence.trial.records,
         "records": found.report.records,
     }
 

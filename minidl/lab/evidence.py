@@ -10,17 +10,19 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from minidl.backend import Array, array_module, to_host
+from minidl.backend import Array, array_module, device_of, to_device, to_host
 from minidl.init.fans import conv_fans, conv_transpose_fans, dense_fans
 from minidl.init.registry import title
 from minidl.lab import closer
 from minidl.lab.law import Law, read_law
 from minidl.lab.measure import Report, probe
+from minidl.lab.trial import Trial, attempt, losses
 from minidl.lab.untouched import path_of, placed, weight_of
 from minidl.nn import Module
 from minidl.ops.nonlinear import ACTIVATIONS
@@ -127,6 +129,8 @@ class Evidence:
         unpredicted: why there is no prediction.
         updated: whether an optimizer was given.
         history: records of a training, or None.
+        trial: what came of a short training of a copy, or None.
+        untried: why there was no trial.
         unseen: paths of matrices that are no layer's ``weight``, or whose layer did not run: no rule looks at them.
     """
 
@@ -139,6 +143,8 @@ class Evidence:
     unpredicted: str = ""
     updated: bool = False
     history: Sequence[Mapping[str, Any]] | None = None
+    trial: Trial | None = None
+    untried: str = "no trial was made"
     unseen: Sequence[str] = ()
 
     @property
@@ -249,8 +255,11 @@ def gather(
     loss: Callable[[Any, Any], Any],
     optimizer: Any = None,
     history: Sequence[Mapping[str, Any]] | None = None,
+    steps: int | None = None,
 ) -> Evidence:
-    """Probe a network of minidl once, and collect what the rules look at. Leaves the network as it was.
+    """Probe a network of minidl once, try to train a copy, and collect what the rules look at.
+
+    The network is left as it was. ``steps``: of the trial at each rate, see ``trial.attempt``.
 
     Raises:
         ValueError, TypeError: as ``lab.probe``; also if no layer with a weight ran.
@@ -273,19 +282,35 @@ def gather(
     with suppress(RuntimeError, ValueError):  # also of a graph that is cut, see B5
         report.jacobian = closer.jacobian(model, x) if _affordable(weights) else None
     prediction, why = _predicted(model, x, y)
-    signal = {**moments(Tensor(x).data), "examples": len(x)}
+    signal, shares = {**moments(Tensor(x).data), "examples": len(x)}, _shares(y, weights[-1].record["shape"])
+    inputs = placed(model, x)
+    labels = to_device(Tensor(y).data, device_of(inputs.data))
+    tried, untried = attempt(
+        partial(losses, model, inputs, labels, loss),
+        steps=steps,
+        examples=len(inputs),
+        products=_products(weights),
+        shares=shares,
+    )
     return Evidence(
         report,
         signal,
         weights,
         watch.blocks,
-        _shares(y, weights[-1].record["shape"]),
+        shares,
         prediction,
         why,
         optimizer is not None,
         history,
+        tried,
+        untried,
         _unseen(model, [w.parameter for w in weights]),
     )
+
+
+def _products(weights: list[Weight]) -> float:
+    """Multiplications of one input on its way up."""
+    return float(sum(w.size * math.prod(w.record["shape"][1:]) for w in weights))
 
 
 def _unseen(model: Module, judged: Sequence[str]) -> list[str]:

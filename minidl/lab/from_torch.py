@@ -7,12 +7,14 @@ network, so that whatever hooks, modes, gradients and running averages go throug
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,13 +24,25 @@ from minidl.init.layer_rules import times
 from minidl.init.signal import Call, Signal
 from minidl.init.walk import _kept_on, _sum
 from minidl.lab import closer
-from minidl.lab.evidence import Block, Evidence, _affordable, _described, _place, _rows, _shares, _Watch, moments
+from minidl.lab.evidence import (
+    Block,
+    Evidence,
+    _affordable,
+    _described,
+    _place,
+    _products,
+    _rows,
+    _shares,
+    _Watch,
+    moments,
+)
 from minidl.lab.explain import Diagnosis, judge
 from minidl.lab.measure import Report, _look, _of_gradient, _read, _size
 from minidl.lab.theory import _described as signal_of
 from minidl.lab.theory import _Recorder
 from minidl.lab.torch_fixes import in_torch
 from minidl.lab.torch_layers import FUNCTIONS, Standin, called, host, twin
+from minidl.lab.trial import MOMENTUM, attempt, check_steps, slices
 from minidl.lab.untouched import path_of, placed, rows_of, weight_of
 
 __all__ = ["diagnose_torch"]
@@ -42,6 +56,7 @@ def diagnose_torch(
     loss: Callable[[Any, Any], Any] | None = None,
     optimizer: Any = None,
     history: Sequence[Mapping[str, Any]] | None = None,
+    trial: int | None = None,
 ) -> Diagnosis:
     """``lab.diagnose`` of a network written in PyTorch: same rules, same report; the fixes are lines of PyTorch.
 
@@ -61,6 +76,7 @@ def diagnose_torch(
         loss: ``loss(module(x), y)`` on tensors of PyTorch, with one number as result; default: cross entropy.
         optimizer: of ``torch.optim``; if given, the size of one update is judged too, made on copies.
         history: records of a training ({"train_loss": …} one for each epoch), if it was trained.
+        trial: steps of the trial at each rate, see ``lab.diagnose``; made on copies too, with ``torch.optim.SGD``.
 
     Returns:
         A ``Diagnosis``, as from ``lab.diagnose``.
@@ -71,9 +87,11 @@ def diagnose_torch(
             output does not suit the loss.
     """
     torch = _torch_of(module)
+    check_steps(trial)
     with np.errstate(all="ignore"), _same_chance(torch), torch.inference_mode(False), torch.enable_grad():
         network = _copied(torch, module)
-        evidence = _gather(torch, network, x, y, loss, _copied_optimizer(torch, optimizer, module, network))
+        own = _copied_optimizer(torch, optimizer, module, network)
+        evidence = _gather(torch, network, x, y, loss, own, trial)
     evidence.history = history
     found = judge(evidence)
     return in_torch(found, network)
@@ -186,7 +204,7 @@ def _labels(torch: Any, y: Any, inputs: Any) -> Any:
 # -------------------------------------------------------------------------------------------------------- the evidence
 
 
-def _gather(torch: Any, network: Any, x: Any, y: Any, loss: Any, optimizer: Any) -> Evidence:
+def _gather(torch: Any, network: Any, x: Any, y: Any, loss: Any, optimizer: Any, steps: int | None) -> Evidence:
     """What ``evidence.gather`` collects, of a network of PyTorch."""
     inputs = _placed(torch, network, x)
     labels = _labels(torch, y, inputs)
@@ -204,6 +222,14 @@ def _gather(torch: Any, network: Any, x: Any, y: Any, loss: Any, optimizer: Any)
     prediction, why = run.predicted(array, numbers)
     if len(array) > 1:
         report.correlation = run.correlation(array)
+    shares = None if numbers.dtype.kind not in "iu" else _shares(numbers[numbers >= 0], weights[-1].record["shape"])
+    tried, untried = attempt(
+        partial(_losses, torch, network, inputs, labels, loss),
+        steps=steps,
+        examples=len(array),
+        products=_products(weights),
+        shares=shares,
+    )
     if _affordable(weights):
         with suppress(RuntimeError, ValueError):  # a layer that cannot do float64, or one input; the rule says so
             report.jacobian = _jacobian(torch, network, inputs)
@@ -212,12 +238,26 @@ def _gather(torch: Any, network: Any, x: Any, y: Any, loss: Any, optimizer: Any)
         {**moments(array), "examples": len(array)},
         weights,
         watch.blocks,
-        None if numbers.dtype.kind not in "iu" else _shares(numbers[numbers >= 0], weights[-1].record["shape"]),
+        shares,
         prediction,
         why,
         optimizer is not None,
+        trial=tried,
+        untried=untried,
         unseen=_unseen(network, watch.order),
     )
+
+
+def _losses(torch: Any, network: Any, x: Any, y: Any, loss: Any, rate: float) -> Iterator[float]:
+    """As ``trial.losses``."""
+    network = copy.deepcopy(network).train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=rate, momentum=MOMENTUM)
+    for rows in itertools.cycle(slices(len(x))):
+        optimizer.zero_grad()
+        value = _loss(torch, network(x[rows]), y[rows], loss)
+        value.backward()
+        optimizer.step()
+        yield float(value.detach())
 
 
 def _unseen(network: Any, judged: Sequence[str]) -> list[str]:

@@ -26,7 +26,7 @@ from minidl.optim import Optimizer
 from minidl.tensor import Tensor
 from minidl.text import table
 
-__all__ = ["Report", "change_per_layer", "probe"]
+__all__ = ["Report", "change_per_layer", "loss_of", "probe"]
 
 #: Outputs of an activation beyond which its slope is nearly gone, by class name: (low, high).
 #: tanh: Karpathy's 0.97; sigmoid: 0.05 from either end.
@@ -165,13 +165,13 @@ def _records(
     raw: list[dict[str, Any]] = []
     with left_as_it_was(model):
         each_output(model, partial(_look, raw))
-        value = _loss(model, inputs, labels, loss)
+        value = loss_of(model, inputs, labels, loss)
         value.backward()
         records = [_read(record | _of_gradient(record["weight"], optimizer)) for record in raw]
     return records, float(to_host(value.data))
 
 
-def _loss(model: Module, inputs: Tensor, labels: Array, loss: Callable[[Any, Any], Any]) -> Tensor:
+def loss_of(model: Module, inputs: Tensor, labels: Array, loss: Callable[[Any, Any], Any]) -> Tensor:
     """What training makes small; networks with auxiliary classifiers say so themselves."""
     outputs, own = model(inputs), getattr(model, "training_loss", None)
     value = loss(outputs, labels) if own is None else own(outputs, labels, loss)

@@ -53,7 +53,9 @@ class Start:
                 p.data = array
             run.model.train()
             try:
-                return diagnose(run.model, x, y, loss=loss, optimizer=fresh, history=history or None)
+                return diagnose(
+                    run.model, x, y, loss=loss, optimizer=fresh, history=history or None, trial=0
+                )  # the run itself was the trial
             except Exception:  # a remark on a failure must not hide it
                 return None
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from minidl.lab.evidence import Evidence
-from minidl.lab.rules.fixes import Fix, matched_scheme
+from minidl.lab.rules.fixes import Fix, matched_scheme, zero_biases
 from minidl.lab.rules.registry import Skip, Verdict, rule
 
 TANH_LIKE = ("Tanh", "Erf", "HardTanh")
@@ -135,7 +135,8 @@ def dead_units(e: Evidence) -> Verdict:
         level = "info"
     if level == "warn" and usual is not None and value <= usual:
         level = "info"
-    biased = any(w.bias is not None and w.bias.mean() < 0 for w in e.weights if w.activation is worst)
+    negative = [w for w in e.weights if w.bias is not None and w.bias.mean() < 0]
+    biased = any(w.activation is worst for w in negative)
     fix = matched_scheme(e) if level in ("warn", "fail") else Fix("", "")
     return Verdict(
         level,
@@ -147,15 +148,9 @@ def dead_units(e: Evidence) -> Verdict:
         + ("; its biases are negative" if biased else ""),
         cause="dead units",
         layer=worst["layer"],
-        fix=_zero_biases(e) if biased else fix.code,
+        fix=zero_biases(negative) if biased else fix.code,
         effect="zero biases: a fresh unit is on for half of its inputs" if biased else fix.effect,
     )
-
-
-def _zero_biases(e: Evidence) -> str:
-    names = [f'"{w.layer}.bias": init.zeros()' for w in e.weights if w.bias is not None and w.bias.mean() < 0]
-    rules = '"*.bias": init.zeros()' if len(names) > 1 else names[0]
-    return f"init.apply(model, {{{rules}}}, seed=0)"
 
 
 @rule(

@@ -7,6 +7,7 @@ scope, as in ``from minidl import init, lab, nn, optim``.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from minidl.init.advice import recommend
@@ -25,10 +26,12 @@ __all__ = [
     "other_scale",
     "predicted_scale",
     "small_head",
+    "zero_biases",
 ]
 
 SEED = "seed=0"
 STANDARD_ERRORS = 5.0  # of the spread of a layer, that it may be off its scheme's
+BIASED = 0.7  # of the rms of an output, from which on a bias rules it
 #: Activation whose mean is never 0 -> hidden layers up to which a scheme for it serves; beyond, inputs become alike.
 OFF_CENTRE = {"sigmoid": 0, "softplus": 6}
 
@@ -61,6 +64,8 @@ def other_scale(e: Evidence) -> Fix:
     """Where the size of signal or gradient is wrong: the matched scheme, or what is left to do if it is in place."""
     if not _drawn_for(e):
         return matched_scheme(e)
+    if biased := [w for w in e.hidden if _biased(w)]:
+        return Fix(zero_biases(biased), "without these biases the weights alone set the size of the signal")
     if e.blocks and _end_normalized(e):
         return Fix("init.zero_gamma(model)", "each block starts as its shortcut: signal and gradient pass unchanged")
     if e.blocks or e.normalized:
@@ -75,6 +80,17 @@ def _drawn_for(e: Evidence) -> bool:
         return False
     title_of_it = title(_scheme(e, e.activation))
     return all(w.scheme == title_of_it and _as_promised(w) for w in e.hidden)
+
+
+def _biased(w: Weight) -> bool:
+    """Whether what a layer gives is mostly its bias."""
+    return w.bias is not None and math.sqrt(float((w.bias**2).mean())) > BIASED * w.record["rms"]
+
+
+def zero_biases(layers: Sequence[Weight]) -> str:
+    """Zeros for the biases of these layers, as a line of code."""
+    which = f"{layers[0].layer}.bias" if len(layers) == 1 else "*.bias"
+    return f'init.apply(model, {{"{which}": init.zeros()}}, {SEED})'
 
 
 def _as_promised(w: Weight) -> bool:

@@ -12,9 +12,12 @@ from typing import NamedTuple
 
 from minidl.lab.evidence import Evidence
 
-__all__ = ["GROUPS", "LEVELS", "Rule", "Skip", "Verdict", "all_rules", "level_of", "rule"]
+__all__ = ["GROUPS", "KINDS", "LEVELS", "Rule", "Skip", "Verdict", "all_rules", "level_of", "rule"]
 
 LEVELS = ("ok", "info", "warn", "fail")
+#: What a fail means. A *forecast* is that the network will not learn: a trial can prove it wrong. A *fault* is wrong in
+#: any case, as a wrong formula. A *symptom* is that it did not learn: the cause is one of the rules it may follow from.
+KINDS = ("forecast", "fault", "symptom")
 GROUPS = ("data", "weights", "forward", "activation", "backward", "loss", "structure")  # the order of the report
 
 
@@ -68,6 +71,7 @@ class Rule:
         limits: when it is ok, warns and fails, in words.
         source: where the thresholds come from.
         explained_by: rules earlier in the report that may be the cause where this one fires.
+        kind: see ``KINDS``.
         judge: the function.
     """
 
@@ -77,6 +81,7 @@ class Rule:
     limits: Limits
     source: str
     explained_by: tuple[str, ...]
+    kind: str
     judge: Callable[[Evidence], Verdict]
 
 
@@ -91,17 +96,18 @@ def rule(
     limits: tuple[str, str, str],
     source: str,
     explained_by: tuple[str, ...] = (),
+    kind: str = "forecast",
 ) -> Callable[[Callable[[Evidence], Verdict]], Callable[[Evidence], Verdict]]:
     """Decorator: make a function a rule; arguments as for ``Rule``.
 
     Raises:
-        ValueError: the id is taken, or there is no such group.
+        ValueError: the id is taken, or there is no such group or kind.
     """
 
     def decorate(judge: Callable[[Evidence], Verdict]) -> Callable[[Evidence], Verdict]:
-        if id in _RULES or group not in GROUPS:
-            raise ValueError(f"rule {id!r} of group {group!r}: the id is taken, or the group is none of {GROUPS}")
-        _RULES[id] = Rule(id, group, observable, Limits(*limits), source, explained_by, judge)
+        if id in _RULES or group not in GROUPS or kind not in KINDS:
+            raise ValueError(f"rule {id!r}: the id is taken, {group!r} is none of {GROUPS}, or {kind!r} of {KINDS}")
+        _RULES[id] = Rule(id, group, observable, Limits(*limits), source, explained_by, kind, judge)
         return judge
 
     return decorate

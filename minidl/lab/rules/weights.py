@@ -37,6 +37,7 @@ SAME = 1e-6  # 1 - cos below which two units are one
         "a ratio of the table of slips, not in branches alone",
     ),
     source="moments of the law in the scheme's own formula; table: init/ratios.py",
+    kind="fault",
 )
 def declared_spread(e: Evidence) -> Verdict:
     """Weights that do not have the spread their scheme's formula promises: a slip in the formula shows in the ratio."""
@@ -251,6 +252,7 @@ def _coherence(w: Weight) -> float:
     "fans a layer declares against those its sizes give",
     limits=("equal", "—", "different"),
     source="fans count terms of a sum (He et al. 2015, section 2.2); pytorch#23854 for groups",
+    kind="fault",
 )
 def declared_fans(e: Evidence) -> Verdict:
     """A scheme is only as right as the fans it is given: groups divide both, a transposed kernel swaps them."""
