@@ -171,22 +171,21 @@ def counted(calibrate, name):
     return len(train), len(fail), sum(said[n] for n in train), sum(said[n] for n in fail)
 
 
-@pytest.mark.parametrize("name", ["tuning", "second tuning", "third tuning", "held-out"])
+@pytest.mark.parametrize("name", ["tuning", "second tuning", "third tuning", "fourth tuning", "held-out"])
 def test_the_published_rates_are_those_of_the_stored_records(calibrate, name):
     train, fail, alarms, found = counted(calibrate, name)
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
-    (row,) = re.findall(rf"^\| {name} \|.*$", text, re.M)
+    row = re.findall(rf"^\| {name} \|.*$", text, re.M)[0]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[2:4] == [str(train), str(fail)]
     assert cells[5].startswith(f"{alarms} of {train}:") and cells[6].startswith(f"{found} of {fail}:")
 
 
-def test_networks_that_set_no_threshold_are_judged_as_well_as_the_page_says(calibrate):
-    """The aim is 2 % and 95 %; this is what is reached."""
+def test_at_most_two_in_a_hundred_healthy_networks_that_set_no_threshold_are_blamed_and_95_sick_ones_found(calibrate):
     train, fail, alarms, found = counted(calibrate, "held-out")
     assert train >= 200 and fail >= 100
-    assert alarms <= 0.03 * train
-    assert found >= 0.9 * fail
+    assert alarms <= 0.02 * train
+    assert found >= 0.95 * fail
 
 
 def test_no_family_makes_up_more_than_a_fifth_of_the_networks_that_fail(calibrate, networks):
