@@ -351,9 +351,10 @@ that is not finite ends a run). What lies between is reported and not counted.
 
 **The diagnosis** sees the network as it was drawn, on 256 of these examples with their labels, without an optimizer and
 without a history. A *finding* is a rule at the level *fail*; a warning is none. A *false alarm* is a finding on a
-network that trains; *found* is a finding on one that fails. It is in two parts: what *one pass* foretells, forward and backward, and a *trial* of 100
-steps at the three rates on slices of these examples (rule T1), which settles whether a forecast holds. The trial is a
-third of what the label is made of, so it is no wonder that it is nearly always right; the rules are there to say why.
+network that trains; *found* is a finding on one that fails. A diagnosis has two parts: what *one pass* foretells,
+forward and backward, and a *trial* of at most 100 steps at each of the three rates on slices of these examples (rule
+T1), which settles whether the forecast holds. The trial is the first third of what the label comes from, so it is no
+wonder that it is nearly always right; that there is a cause to name is what the other rules are for.
 """
 
 NOTE = """
