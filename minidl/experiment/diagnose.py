@@ -17,6 +17,7 @@ from minidl.backend import device_for
 from minidl.experiment import networks
 from minidl.experiment.grid import initializer
 from minidl.lab.explain import Diagnosis, diagnose
+from minidl.lab.trial import check_steps
 from minidl.nn import Module
 from minidl.text import to_json
 
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace, print_json: Callable[..., None]) -> int:
     Raises:
         ValueError: a file, a function or a batch that is not as it should be; the message says which and why.
     """
+    check_steps(args.trial)
     with redirect_stdout(sys.stderr):  # what a file of the user's prints is not part of our document
         target = _own(args) if _is_file(args.network) else _built_in(args)
         try:

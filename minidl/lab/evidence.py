@@ -22,7 +22,7 @@ from minidl.init.registry import title
 from minidl.lab import closer
 from minidl.lab.law import Law, read_law
 from minidl.lab.measure import Report, probe
-from minidl.lab.trial import Trial, attempt, losses
+from minidl.lab.trial import EXAMPLES, Trial, attempt, guess, losses
 from minidl.lab.untouched import path_of, placed, weight_of
 from minidl.nn import Module
 from minidl.ops.nonlinear import ACTIVATIONS
@@ -287,10 +287,11 @@ def gather(
     labels = to_device(Tensor(y).data, device_of(inputs.data))
     tried, untried = attempt(
         partial(losses, model, inputs, labels, loss),
+        partial(guess, model, inputs, labels, loss),
         steps=steps,
         examples=len(inputs),
         products=_products(weights),
-        shares=shares,
+        shares=shares and _shares(labels[:EXAMPLES], weights[-1].record["shape"]),
     )
     return Evidence(
         report,

@@ -27,6 +27,7 @@ from minidl.lab import closer
 from minidl.lab.evidence import (
     Block,
     Evidence,
+    Weight,
     _affordable,
     _described,
     _place,
@@ -42,7 +43,7 @@ from minidl.lab.theory import _described as signal_of
 from minidl.lab.theory import _Recorder
 from minidl.lab.torch_fixes import in_torch
 from minidl.lab.torch_layers import FUNCTIONS, Standin, called, host, twin
-from minidl.lab.trial import MOMENTUM, attempt, check_steps, slices
+from minidl.lab.trial import EXAMPLES, MOMENTUM, attempt, check_steps, slices
 from minidl.lab.untouched import path_of, placed, rows_of, weight_of
 
 __all__ = ["diagnose_torch"]
@@ -222,13 +223,14 @@ def _gather(torch: Any, network: Any, x: Any, y: Any, loss: Any, optimizer: Any,
     prediction, why = run.predicted(array, numbers)
     if len(array) > 1:
         report.correlation = run.correlation(array)
-    shares = None if numbers.dtype.kind not in "iu" else _shares(numbers[numbers >= 0], weights[-1].record["shape"])
+    shares = _class_shares(numbers, weights)
     tried, untried = attempt(
         partial(_losses, torch, network, inputs, labels, loss),
+        partial(_guess, torch, inputs, labels, loss),
         steps=steps,
         examples=len(array),
         products=_products(weights),
-        shares=shares,
+        shares=shares and _class_shares(numbers[:EXAMPLES], weights),
     )
     if _affordable(weights):
         with suppress(RuntimeError, ValueError):  # a layer that cannot do float64, or one input; the rule says so
@@ -246,6 +248,19 @@ def _gather(torch: Any, network: Any, x: Any, y: Any, loss: Any, optimizer: Any,
         untried=untried,
         unseen=_unseen(network, watch.order),
     )
+
+
+def _class_shares(numbers: Any, weights: list[Weight]) -> list[float] | None:
+    """As ``evidence._shares``; negative labels are those to be ignored."""
+    if numbers.dtype.kind not in "iu" or not (numbers >= 0).any():
+        return None
+    return _shares(numbers[numbers >= 0], weights[-1].record["shape"])
+
+
+def _guess(torch: Any, x: Any, y: Any, loss: Any, classes: int) -> float:
+    """As ``trial.guess``."""
+    outputs = torch.full((len(x), classes), -math.log(classes), dtype=x.dtype, device=x.device, requires_grad=True)
+    return float(_loss(torch, outputs, y, loss).detach())
 
 
 def _losses(torch: Any, network: Any, x: Any, y: Any, loss: Any, rate: float) -> Iterator[float]:

@@ -14,14 +14,17 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from minidl.backend import Array
+from minidl.backend import Array, array_module
 from minidl.lab.measure import loss_of
 from minidl.lab.untouched import left_as_it_was
 from minidl.nn import Module
 from minidl.optim import SGD
 from minidl.tensor import Tensor
 
-__all__ = ["LEARNS", "MOMENTUM", "RATES", "STEPS", "Trial", "attempt", "check_steps", "entropy_of", "losses", "slices"]
+__all__ = [
+    *("EXAMPLES", "LEARNS", "MOMENTUM", "RATES", "STEPS"),
+    *("Trial", "attempt", "check_steps", "entropy_of", "guess", "losses", "slices"),
+]
 
 STEPS = 100
 RATES = (1e-2, 1e-1, 1e-3)  # the likeliest first: the first at which it learns is enough
@@ -77,6 +80,7 @@ def check_steps(steps: Any) -> None:
 
 def attempt(
     losses: Callable[[float], Iterator[float]],
+    guess: Callable[[int], float],
     *,
     steps: int | None,
     examples: int,
@@ -87,10 +91,11 @@ def attempt(
 
     Args:
         losses: of a rate, the losses of one step after the other, from the same weights each time.
+        guess: of K, the loss of outputs that are all ``-ln K``.
         steps: at each rate; None for ``STEPS``, unless they cost more than ``PRODUCTS``.
         examples: inputs in the batch.
         products: multiplications of one input on its way up.
-        shares: share of each class among the labels; None where they are no class numbers.
+        shares: share of each class among the first ``EXAMPLES`` labels; None where they are no class numbers.
     """
     parts = slices(examples)
     cost = 3 * products * parts[0].stop * len(RATES) * STEPS  # the way down costs twice the way up
@@ -100,12 +105,25 @@ def attempt(
         return None, "the labels are no class numbers"
     if not entropy_of(shares) > 0:
         return None, "all labels are of one class"
+    if not _is_cross_entropy(guess, len(shares)):
+        return None, f"the loss is no cross entropy: guessing alike among {len(shares)} classes is not ln {len(shares)}"
     if steps is None and cost > PRODUCTS:
         return None, f"a trial of up to {len(RATES) * STEPS} steps would take long; trial={STEPS} makes it"
     try:
         return _run(losses, len(parts), entropy_of(shares), steps or STEPS), ""
     except (RuntimeError, ValueError) as error:  # a network that takes no other number of inputs
         return None, f"no step could be made on {parts[0].stop} of the inputs ({error})"
+
+
+def _is_cross_entropy(guess: Callable[[int], float], classes: int) -> bool:
+    """Whether outputs of ``-ln K`` have loss ``ln K``, be they scores or logarithms of probabilities.
+
+    Of other losses the entropy of the labels says nothing: squares of outputs of 0 are far below it.
+    """
+    try:
+        return math.isclose(guess(classes), math.log(classes), rel_tol=1e-3)
+    except Exception:  # a loss of the user's, of outputs that it was not made for
+        return False
 
 
 def _run(losses: Callable[[float], Iterator[float]], count: int, entropy: float, steps: int) -> Trial:
@@ -140,6 +158,13 @@ def slices(examples: int) -> list[slice]:
     count = max(used // SLICE, 1)
     size = used // count
     return [slice(i * size, (i + 1) * size) for i in range(count)]
+
+
+def guess(model: Module, x: Tensor, y: Array, loss: Callable[[Any, Any], Any], classes: int) -> float:
+    """The loss of outputs (N, K) that are all ``-ln K``."""
+    outputs = array_module(x.data).full((len(x), classes), -math.log(classes), dtype=x.dtype)
+    with left_as_it_was(model):  # the loss may draw random numbers, too
+        return float(loss(Tensor(outputs), y).item())
 
 
 def losses(model: Module, x: Tensor, y: Array, loss: Callable[[Any, Any], Any], rate: float) -> Iterator[float]:
