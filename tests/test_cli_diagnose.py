@@ -157,6 +157,38 @@ def test_a_wrong_argument_is_named(arguments, said, run):
     assert said in err
 
 
+def test_the_results_hold_the_records_of_the_trial_and_the_report_its_line(run, tmp_path):
+    code, out, _ = run("mlp", "--depth", "3", "--width", "50")
+    document = json.loads((tmp_path / "out" / "diagnose-001" / "results.json").read_text())
+    (record,) = document["trial"]
+    assert record["rate"] == 0.01 and 4 <= record["steps"] < 100 and 0 < record["lowest"] < 2.1
+    assert f"trial      the loss falls to {record['lowest']:.3g} in {record['steps']} steps at rate 0.01" in out
+    assert code == 0 and "T1" in {f["rule"] for f in document["findings"]}
+
+
+def test_a_trial_of_no_steps_leaves_its_rule_out(run):
+    document = json.loads(run("mlp", "--depth", "3", "--width", "50", "--trial", "0", "--json")[1])
+    assert document["trial"] is None
+    assert {"rule": "T1", "why": "no trial was asked for"} in document["skipped"]
+    assert "T1" not in {f["rule"] for f in document["findings"]}
+
+
+def test_as_many_steps_as_are_asked_for_are_made_at_each_rate_and_a_loss_that_is_not_finite_is_null(run):
+    out = run("mlp", "--depth", "3", "--width", "50", "--trial", "3", "--json")[1]
+    records = json.loads(out, parse_constant=lambda name: pytest.fail(name))["trial"]  # four slices: never a whole pass
+    assert records == [{"rate": rate, "steps": 3, "lowest": None} for rate in (0.01, 0.1, 0.001)]
+
+
+@pytest.mark.parametrize("target", ["mlp", "nowhere.py"])
+def test_a_negative_trial_is_named_before_anything_is_loaded(target, run, tmp_path):
+    code, out, err = run(target, "--trial", "-1")
+    assert (code, out) == (4, "")
+    assert (
+        "trial is how many steps are tried at each rate, 0 for no trial; got -1" in err and len(err.splitlines()) == 3
+    )
+    assert not (tmp_path / "out").exists()
+
+
 def test_options_of_built_in_networks_are_refused_for_a_file(run, file):
     code, _, err = run(file(MODEL), "--activation", "tanh")
     assert code == 4

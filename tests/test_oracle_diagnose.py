@@ -33,6 +33,13 @@ def batch(shape, count=64, seed=0):
     return rng.normal(size=(count, *shape)), rng.integers(0, 10, count)
 
 
+def learnable(shape):
+    """A batch whose classes differ: in the mean of each channel."""
+    x, y = batch(shape)
+    means = np.random.default_rng(1).normal(size=(10, shape[0]))[y]
+    return (x + means.reshape(len(x), shape[0], *[1] * (len(shape) - 1))) / 2**0.5, y
+
+
 def in_a_row(*sizes, activation=t.ReLU):
     layers = [t.Flatten()]
     for a, b in itertools.pairwise(sizes):
@@ -160,6 +167,22 @@ def test_findings_blocks_and_theory_are_those_of_lab_diagnose(name):
             assert same(one[key], other[key]), (key, one["layer"])
 
 
+@pytest.mark.parametrize("count", [64, 200])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("name", "size"), [("mlp", 1.0), ("tanh", 1.0), ("conv", 1.0), ("mlp", 0.02), ("tanh", 20.0)])
+def test_the_trial_is_that_of_lab_diagnose_on_the_same_weights(name, size, training, count):
+    """Weights of another size do not learn at the first rate, or at none."""
+    ours, theirs, *_ = pair(name, "float64", training)
+    x, y = batch(PAIRS[name][2], count)
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        p.data, q.data = p.data * size, q.data * size
+    a, b = lab.diagnose(ours, x, y, trial=12).evidence.trial, lab.diagnose_torch(theirs, x, y, trial=12).evidence.trial
+    assert a.entropy == pytest.approx(b.entropy, rel=1e-12)
+    assert [(r["rate"], r["steps"]) for r in a.records] == [(r["rate"], r["steps"]) for r in b.records]
+    assert [r["lowest"] for r in a.records] == pytest.approx([r["lowest"] for r in b.records], rel=1e-3)
+    assert a.learned == b.learned and (size == 1.0 or len(a.records) > 1)
+
+
 def test_updates_are_those_of_the_optimizer():
     _, theirs, x, y = pair("mlp", "float64")
     optimizer = torch.optim.Adam(theirs.parameters(), lr=1e-2)
@@ -219,7 +242,7 @@ FAULTS = {
 def test_a_planted_fault_is_found_and_the_printed_line_of_pytorch_mends_it(name):
     make, fault, shape, rules, layer = FAULTS[name]
     torch.manual_seed(0)
-    network, (x, y) = make(), batch(shape)
+    network, (x, y) = make(), learnable(shape)
     healthy = lab.diagnose_torch(network, x, y)
     assert not healthy.failed, str(healthy)
     fault(network)
@@ -392,6 +415,60 @@ def test_nothing_of_the_network_or_of_the_generators_changes_also_if_it_fails(fa
     after = state(network)
     assert {key for key in before if before[key] != after[key]} == set()
     assert str(optimizer.state_dict()) == str(rates)
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_the_trial_changes_nothing_either_also_if_its_third_step_fails(breaks):
+    network, (x, y) = Everything(), batch((64,))
+    F.cross_entropy(network(torch.from_numpy(x).float()), torch.from_numpy(y)).backward()
+    before, calls = state(network), itertools.count(1)
+
+    def loss(output, labels):
+        if next(calls) == 5 and breaks:  # one pass to measure, one look at the loss
+            raise RuntimeError("no luck")
+        return F.cross_entropy(output, labels)
+
+    found = lab.diagnose_torch(network, x, y, loss=loss, trial=4)
+    after = state(network)
+    assert {key for key in before if before[key] != after[key]} == set()
+    why = {s["rule"]: s["why"] for s in found.skipped}.get("T1", "")
+    assert next(calls) == (6 if breaks else 3 + 3 * 4) and ("no luck" in why) == breaks
+
+
+def test_without_a_trial_its_rule_is_not_judged():
+    network, (x, y) = he(in_a_row(64, 50, 50, 10)), batch((64,))
+    found = lab.diagnose_torch(network, x, y, trial=0)
+    assert found.evidence.trial is None and {"rule": "T1", "why": "no trial was asked for"} in found.skipped
+    with pytest.raises(ValueError, match="trial is how many steps .* got -1"):
+        lab.diagnose_torch(network, x, y, trial=-1)
+
+
+@pytest.mark.parametrize(
+    ("loss", "tried"),
+    [
+        (None, True),
+        (lambda out, y: F.nll_loss(F.log_softmax(out, 1), y), True),
+        (lambda out, y: F.cross_entropy(out, y, weight=torch.arange(1.0, 11.0)), True),
+        (lambda out, y: F.mse_loss(out, F.one_hot(y, 10).float()), False),
+        (lambda out, y: F.cross_entropy(out, y, reduction="sum") / 1000, False),
+    ],
+)
+def test_a_trial_is_made_where_the_loss_is_a_cross_entropy_and_excuses_no_network_of_zeros(loss, tried):
+    network, (x, y) = in_a_row(64, 50, 10), batch((64,))
+    for p in network.parameters():
+        t.init.zeros_(p)
+    found = lab.diagnose_torch(network, x, y, loss=loss, trial=30)
+    assert (found.evidence.trial is not None) == tried
+    assert found.failed and found.primary.rule == "S1"
+
+
+def test_labels_in_order_of_their_class_excuse_no_network_of_zeros():
+    network, (x, y) = in_a_row(64, 50, 10), batch((64,), 1200)
+    for p in network.parameters():
+        t.init.zeros_(p)
+    found = lab.diagnose_torch(network, x, np.sort(y), trial=30)
+    shares = np.bincount(np.sort(y)[:256]) / 256
+    assert found.evidence.trial.entropy == pytest.approx(-(shares * np.log(shares)).sum()) and found.failed
 
 
 def test_the_inputs_stay_as_they_are():
