@@ -61,8 +61,8 @@ def diagnose_torch(
 ) -> Diagnosis:
     """``lab.diagnose`` of a network written in PyTorch: same rules, same report; the fixes are lines of PyTorch.
 
-    A copy of the network is run once forward and backward, in the mode that it is in, and a few times forward.
-    Parameters, gradients, buffers, hooks, mode and the states of PyTorch's, NumPy's and Python's generators stay as
+    A copy of the network is run once forward and backward, in the mode that it is in, and a few times forward; further
+    copies are trained for the trial. Parameters, gradients, buffers, hooks, mode and the states of PyTorch's, NumPy's and Python's generators stay as
     they are, also if it fails. What runs are also the network's own hooks, on the copy.
 
     Seen are modules of ``torch.nn`` and common functions (``F.relu``, ``torch.flatten``); a module that has others

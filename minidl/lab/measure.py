@@ -165,15 +165,15 @@ def _records(
     raw: list[dict[str, Any]] = []
     with left_as_it_was(model):
         each_output(model, partial(_look, raw))
-        value = loss_of(model, inputs, labels, loss)
+        value = loss_of(model, model(inputs), labels, loss)
         value.backward()
         records = [_read(record | _of_gradient(record["weight"], optimizer)) for record in raw]
     return records, float(to_host(value.data))
 
 
-def loss_of(model: Module, inputs: Tensor, labels: Array, loss: Callable[[Any, Any], Any]) -> Tensor:
+def loss_of(model: Module, outputs: Any, labels: Array, loss: Callable[[Any, Any], Any]) -> Tensor:
     """What training makes small; networks with auxiliary classifiers say so themselves."""
-    outputs, own = model(inputs), getattr(model, "training_loss", None)
+    own = getattr(model, "training_loss", None)
     value = loss(outputs, labels) if own is None else own(outputs, labels, loss)
     if not isinstance(value, Tensor):
         raise TypeError(

@@ -180,7 +180,8 @@ def losses(model: Module, x: Tensor, y: Array, loss: Callable[[Any, Any], Any], 
         optimizer = SGD(learning, lr=rate, momentum=MOMENTUM)
         for rows in itertools.cycle(slices(len(x))):
             optimizer.zero_grad()
-            value = loss_of(model, Tensor(x.data[rows]), y[rows], loss)
-            value.backward()
+            outputs = model(Tensor(x.data[rows]))
+            loss_of(model, outputs, y[rows], loss).backward()
             optimizer.step()
-            yield float(value.item())
+            scores = outputs[0] if isinstance(outputs, tuple | list) else outputs  # auxiliary classifiers do not count
+            yield float(loss(scores.detach(), y[rows]).item())
