@@ -209,6 +209,30 @@ def test_a_trial_whose_loss_raises_at_the_third_step_leaves_the_model_as_it_was(
     assert difference(before, state(model)) == set()
 
 
+class TwoHeads(nn.Module):
+    """Gives two outputs in training, as a network with an auxiliary classifier does."""
+
+    def __init__(self):
+        self.flatten, self.main, self.extra = nn.Flatten(), nn.Linear(64, 10), nn.Linear(64, 10)
+        init.apply(self, seed=0)
+
+    def forward(self, x):
+        x = self.flatten(x)
+        return self.main(x), self.extra(x)
+
+    def training_loss(self, outputs, y, loss):
+        return loss(outputs[0], y) + 3 * loss(outputs[1], y)
+
+
+def test_the_loss_of_a_trial_is_that_of_the_scores_alone_while_auxiliary_classifiers_learn_too(digits):
+    _, x, y = used(digits)
+    model = TwoHeads().to(DEVICE)
+    found = take(trial.losses(model, x, y, ops.cross_entropy, 0.01), 4)
+    rows = trial.slices(len(x))[0]
+    main = ops.cross_entropy(model(Tensor(x.data[rows]))[0], y[rows]).item()
+    assert found[0] == pytest.approx(main, rel=1e-6)
+
+
 def test_a_diagnosis_leaves_the_model_as_it_was_also_if_a_step_of_the_trial_raises(digits):
     model, x, y = used(digits)
     before, calls, last = state(model), itertools.count(1), math.inf
@@ -221,7 +245,9 @@ def test_a_diagnosis_leaves_the_model_as_it_was_also_if_a_step_of_the_trial_rais
     lab.diagnose(model, x, y, loss=breaks, trial=0)
     without = next(calls) - 1
     lab.diagnose(model, x, y, loss=breaks, trial=2)
-    assert next(calls) - 2 - without == without + 1 + 3 * 2  # one more look at the loss, two steps at each rate
+    assert (
+        next(calls) - 2 - without == without + 1 + 3 * 2 * 2
+    )  # a look at the loss; two steps at each rate, twice each
     calls, last = itertools.count(1), without + 1 + 3
     found = lab.diagnose(model, x, y, loss=breaks)
     assert "no luck" in reason(found)

@@ -62,8 +62,8 @@ def diagnose_torch(
     """``lab.diagnose`` of a network written in PyTorch: same rules, same report; the fixes are lines of PyTorch.
 
     A copy of the network is run once forward and backward, in the mode that it is in, and a few times forward; further
-    copies are trained for the trial. Parameters, gradients, buffers, hooks, mode and the states of PyTorch's, NumPy's and Python's generators stay as
-    they are, also if it fails. What runs are also the network's own hooks, on the copy.
+    copies are trained for the trial. Parameters, gradients, buffers, hooks, mode and the states of PyTorch's, NumPy's
+    and Python's generators stay as they are, also if it fails. What runs are also the network's own hooks, on the copy.
 
     Seen are modules of ``torch.nn`` and common functions (``F.relu``, ``torch.flatten``); a module that has others
     inside, ends in a sum and whose two terms both depend on its input is a residual block. See docs/torch.md for what
