@@ -194,6 +194,14 @@ def test_a_trial_that_is_ended_early_leaves_the_model_as_it_was(steps, digits):
     assert difference(before, state(model)) == set()
 
 
+@pytest.mark.parametrize("model", [mlp(1, width=600), nn.Linear(64, 600, bias=False).to(DEVICE)])
+def test_weights_so_large_that_they_are_updated_in_place_stay_as_they_were(model, digits):
+    x, y = on_device(digits[0][:64].reshape(64, -1), digits[1][:64])
+    before = state(model)
+    take(trial.losses(model, x, y, ops.cross_entropy, 0.1), 3)
+    assert difference(before, state(model)) == set()
+
+
 def test_a_trial_whose_loss_raises_at_the_third_step_leaves_the_model_as_it_was(digits):
     model, x, y = used(digits)
     before, calls = state(model), itertools.count(1)
@@ -259,17 +267,21 @@ def test_a_diagnosis_leaves_the_model_as_it_was_also_if_a_step_of_the_trial_rais
 
 def attempted(curves, examples=64, **options):
     """The trial of losses that are given for each rate, the rates asked for, and those that were closed."""
-    asked, closed = [], []
+    asked, closed, kept = [], [], []
 
     def losses(rate):
-        asked.append(rate)
         try:
             yield from curves[rate]
         finally:
             closed.append(rate)
 
+    def started(rate):
+        asked.append(rate)
+        kept.append(losses(rate))  # so that it is closed by whoever asked for it, not for want of a name
+        return kept[-1]
+
     given = {"steps": None, "products": 1.0, "shares": [0.1] * 10, **options}
-    tried, why = trial.attempt(losses, math.log, examples=examples, **given)
+    tried, why = trial.attempt(started, math.log, examples=examples, **given)
     assert closed == asked
     return tried, why, asked
 
