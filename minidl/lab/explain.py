@@ -148,7 +148,8 @@ def diagnose(
 
     What is wrong shows in one forward and backward pass; whether it matters shows in a *trial* on a copy: momentum 0.9
     on slices of the batch, at the rates 0.01, 0.1 and 0.001, until the loss has begun to fall (rule T1). Where it has,
-    what other rules foretell is a warning and no finding.
+    what other rules foretell is a warning and no finding. It is made where the loss is a cross entropy, and takes data
+    that can be learnt, which labels drawn at random cannot.
 
     Args:
         model: any tree of modules.
@@ -189,9 +190,11 @@ def judge(evidence: Evidence) -> Diagnosis:
 
 def _with_cure(f: Finding, findings: Sequence[Finding]) -> Finding:
     """A symptom takes the fix of what it most likely follows from: the earliest of the highest level."""
-    suspects = [g for g in findings if g.rule in f.explained_by and g.level in ("warn", "fail") and g.fix]
-    if f.level != "fail" or f.rule not in {r.id for r in all_rules() if r.kind == "symptom"} or not suspects:
+    if f.level != "fail" or f.rule not in {r.id for r in all_rules() if r.kind == "symptom"}:
         return f
+    suspects = [g for g in findings if g.rule in f.explained_by and g.level in ("warn", "fail") and g.fix]
+    if not suspects:
+        return replace(f, evidence=f"{f.evidence}; no other rule objects: do the labels belong to these inputs?")
     first = max(suspects, key=lambda g: g.level == "fail")
     return replace(
         f, evidence=f"{f.evidence}; suspect: {first.rule}, {first.cause}", fix=first.fix, effect=first.effect

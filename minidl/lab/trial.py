@@ -107,12 +107,14 @@ def attempt(
         return None, "all labels are of one class"
     if not _is_cross_entropy(guess, len(shares)):
         return None, f"the loss is no cross entropy: guessing alike among {len(shares)} classes is not ln {len(shares)}"
+    if steps is not None and steps < len(parts):
+        return None, f"a trial of {steps} steps makes no pass through the {len(parts)} slices of the batch"
     if steps is None and cost > PRODUCTS:
         return None, f"a trial of up to {len(RATES) * STEPS} steps would take long; trial={STEPS} makes it"
     try:
         return _run(losses, len(parts), entropy_of(shares), steps or STEPS), ""
     except (RuntimeError, ValueError) as error:  # a network that takes no other number of inputs
-        return None, f"no step could be made on {parts[0].stop} of the inputs ({error})"
+        return None, f"training on {parts[0].stop} of the inputs raised: {error}"
 
 
 def _is_cross_entropy(guess: Callable[[int], float], classes: int) -> bool:
