@@ -302,7 +302,7 @@ def page(labels: list[Record], diagnoses: list[Record]) -> str:
     )
     parts.append(markdown([{"set": name, **named(some)} for name, some in lines.items() if some]))
     parts.append(NOTE.strip())
-    for name, some in sorted(sets.items()):  # held-out first
+    for name, some in sorted(sets.items(), key=lambda item: item[0] != "held-out"):
         if some:
             parts += sections(name, some)
     return "\n\n".join(parts) + "\n"
