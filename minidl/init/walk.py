@@ -18,7 +18,7 @@ from minidl.init.layer_rules import LAYERS, activation, slopes_at, times, weight
 from minidl.init.signal import Back, Batch, Call, Signal
 from minidl.meanfield.law import Law
 
-__all__ = ["Walk"]
+__all__ = ["Walk", "kept_on", "sum_of"]
 
 
 class Walk:
@@ -102,13 +102,13 @@ def _residual(walk: Walk, call: Call, signal: Signal) -> Signal:
     module = call.module
     added = walk.through(calls[id(module.branch)], signal)
     kept = signal if module.shortcut is None else walk.through(calls[id(module.shortcut)], signal)
-    total = _sum(added, kept)
-    favoured = _kept_on(module.activation, kept, added) if module.activation is not None else 1.0
+    total = sum_of(added, kept)
+    favoured = kept_on(module.activation, kept, added) if module.activation is not None else 1.0
     walk.steps.append((total, [(added, times(1.0), 1.0), (kept, times(1.0), favoured)]))
     return total if module.activation is None else walk.through(calls[id(module.activation)], total)
 
 
-def _kept_on(activation: Any, kept: Signal, added: Signal) -> float:
+def kept_on(activation: Any, kept: Signal, added: Signal) -> float:
     """``E φ'(x + y)² φ'(x)²`` over the product of the averages: a ReLU that is on is rather on after a sum, too."""
     if kept.slopes is None:
         return 1.0
@@ -124,7 +124,8 @@ def _kept_on(activation: Any, kept: Signal, added: Signal) -> float:
     return float((chances @ (after * before)) * chances.sum() / product) if product else 1.0
 
 
-def _sum(a: Signal, b: Signal) -> Signal:
+def sum_of(a: Signal, b: Signal) -> Signal:
+    """``a + b``, taken as independent."""
     half = {kind: value + b.half[kind] for kind, value in a.half.items() if kind in b.half}
     mean, variance = a.mean + b.mean, a.variance + b.variance
     total = Signal.normal(mean, variance, half)

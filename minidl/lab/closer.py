@@ -19,7 +19,7 @@ from minidl.backend import Array, array_module, to_host
 from minidl.lab.untouched import each_output, leaves, left_as_it_was, path_of, placed, rows_of, weight_of
 from minidl.tensor import Tensor, grad, no_grad
 
-__all__ = ["correlation", "histograms", "jacobian"]
+__all__ = ["alike", "check_size", "correlation", "disturbed", "histograms", "jacobian", "singular_values"]
 
 Values = NDArray[np.float64]
 
@@ -127,10 +127,10 @@ def correlation(model: nn.Module, x: Any, seed: int = 0) -> list[dict[str, Any]]
     found: list[dict[str, Any]] = []
     if len(inputs) < 2:
         raise ValueError(f"the correlation of inputs needs at least two; got shape {inputs.shape}")
-    both = array_module(inputs.data).concatenate([inputs.data, _disturbed(inputs.data, seed)])
+    both = array_module(inputs.data).concatenate([inputs.data, disturbed(inputs.data, seed)])
 
     def look(path: str, _module: nn.Module, output: Tensor) -> None:
-        found.append({"layer": path, **_alike(rows_of(output.data))})
+        found.append({"layer": path, **alike(rows_of(output.data))})
 
     with left_as_it_was(model):
         for _, module in model.named_modules():
@@ -140,7 +140,7 @@ def correlation(model: nn.Module, x: Any, seed: int = 0) -> list[dict[str, Any]]
     return found
 
 
-def _disturbed(x: Array, seed: int) -> Array:
+def disturbed(x: Array, seed: int) -> Array:
     """Each input plus a random vector of ``NEARBY`` of its length."""
     rows = to_host(x).astype(np.float64).reshape(len(x), -1)
     noise = np.random.default_rng((seed, STREAM)).standard_normal(rows.shape)
@@ -150,7 +150,7 @@ def _disturbed(x: Array, seed: int) -> Array:
     return moved if library is np else library.asarray(moved)
 
 
-def _alike(rows: Array) -> dict[str, float | None]:
+def alike(rows: Array) -> dict[str, float | None]:
     """The two cosines of outputs (2N, D), whose second half belongs to the disturbed inputs."""
     xp, half = array_module(rows), len(rows) // 2
     with np.errstate(all="ignore"):
@@ -211,7 +211,7 @@ def jacobian(model: nn.Module, x: Any, which: int = 0) -> list[dict[str, Any]]:
     with left_as_it_was(model):
         _settle(model, inputs)
         calls = _weighted_calls(model, Tensor(one))
-        _check_size(calls, one.size)
+        check_size(calls, one.size)
         for p in model.parameters():
             p.requires_grad = False
         try:
@@ -261,7 +261,8 @@ def _weighted_calls(model: nn.Module, one: Tensor) -> list[tuple[str, int]]:
     return calls
 
 
-def _check_size(calls: list[tuple[str, int]], size: int) -> None:
+def check_size(calls: list[tuple[str, int]], size: int) -> None:
+    """Raises ValueError if a layer's Jacobian, outputs × inputs, would have too many entries."""
     for path, outputs in calls:
         if outputs * size > ENTRIES:
             raise ValueError(
@@ -284,7 +285,7 @@ def _spectra(model: nn.Module, one: Array, calls: list[tuple[str, int]]) -> Iter
     try:
         for wanted[0], (_, size) in enumerate(calls):
             rows = [_rows(model, one, seen, start, min(start + CHUNK, size)) for start in range(0, size, CHUNK)]
-            yield _singular_values(np.concatenate(rows))
+            yield singular_values(np.concatenate(rows))
     finally:
         for handle in handles:
             handle.remove()
@@ -305,7 +306,8 @@ def _rows(model: nn.Module, one: Array, seen: list[Tensor], start: int, stop: in
     return rows.reshape(stop - start, -1)
 
 
-def _singular_values(matrix: NDArray[Any]) -> list[float]:
+def singular_values(matrix: NDArray[Any]) -> list[float]:
+    """From largest to smallest; NaN where the matrix is not finite."""
     if not np.isfinite(matrix).all():
         return [math.nan] * min(matrix.shape)
     values: list[float] = np.linalg.svd(matrix, compute_uv=False).tolist()

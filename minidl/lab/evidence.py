@@ -28,7 +28,10 @@ from minidl.nn import Module
 from minidl.ops.nonlinear import ACTIVATIONS
 from minidl.tensor import Tensor
 
-__all__ = ["Block", "Evidence", "Geometry", "Weight", "gather"]
+__all__ = [
+    *("Block", "Evidence", "Geometry", "Watch", "Weight", "gather"),
+    *("affordable", "described", "mark_followers", "matrix_of", "moments", "products_of", "shares_of"),
+]
 
 UNITS = 256  # of one layer that are compared with each other; more would cost their square
 PRODUCTS = 1e9  # multiplications that a Jacobian may cost: about a second
@@ -198,7 +201,7 @@ class Evidence:
         return 2 * sum(w.normalized for w in self.hidden) > len(self.hidden)
 
 
-class _Watch:
+class Watch:
     """Hooks for one forward and backward pass: what enters layers, what blocks add, gradients of weights."""
 
     def __init__(self, model: Module) -> None:
@@ -210,6 +213,7 @@ class _Watch:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
+        """Hooks on the model inside the context, none after it."""
         with ExitStack() as stack:
             for path, module in self.model.named_modules():
                 if weight_of(module) is not None:
@@ -242,7 +246,7 @@ class _Watch:
 
     def _keep(self, path: str) -> Callable[[Array], None]:
         def look(g: Array) -> None:
-            self.gradients.setdefault(path, _rows(g))
+            self.gradients.setdefault(path, matrix_of(g))
 
         return look
 
@@ -265,7 +269,7 @@ def gather(
         ValueError, TypeError: as ``lab.probe``; also if no layer with a weight ran.
     """
     placed(model, x)  # refuses what is no model and no inputs, before anything is hooked
-    watch = _Watch(model)
+    watch = Watch(model)
     with watch.watching():
         report = probe(model, x, y, loss=loss, optimizer=optimizer)
     modules, records = dict(model.named_modules()), {r["layer"]: r for r in reversed(report.records)}
@@ -275,14 +279,14 @@ def gather(
             f"{type(model).__name__} has no layer with a weight that runs: there is nothing to diagnose. "
             "A layer is a module without modules inside; its matrix is called weight"
         )
-    weights = [_described(path, modules[path], watch, record) for path, record in order]
-    _place(weights, report)
+    weights = [described(path, modules[path], watch, record) for path, record in order]
+    mark_followers(weights, report)
     with suppress(RuntimeError, ValueError):  # these need another number of inputs, which a forward may not take
         report.correlation = closer.correlation(model, x)
     with suppress(RuntimeError, ValueError):  # also of a graph that is cut, see B5
-        report.jacobian = closer.jacobian(model, x) if _affordable(weights) else None
+        report.jacobian = closer.jacobian(model, x) if affordable(weights) else None
     prediction, why = _predicted(model, x, y)
-    signal, shares = {**moments(Tensor(x).data), "examples": len(x)}, _shares(y, weights[-1].record["shape"])
+    signal, shares = {**moments(Tensor(x).data), "examples": len(x)}, shares_of(y, weights[-1].record["shape"])
     inputs = placed(model, x)
     labels = to_device(Tensor(y).data, device_of(inputs.data))
     tried, untried = attempt(
@@ -290,8 +294,8 @@ def gather(
         partial(guess, model, inputs, labels, loss),
         steps=steps,
         examples=len(inputs),
-        products=_products(weights),
-        shares=shares and _shares(labels[:EXAMPLES], weights[-1].record["shape"]),
+        products=products_of(weights),
+        shares=shares and shares_of(labels[:EXAMPLES], weights[-1].record["shape"]),
     )
     return Evidence(
         report,
@@ -309,7 +313,7 @@ def gather(
     )
 
 
-def _products(weights: list[Weight]) -> float:
+def products_of(weights: list[Weight]) -> float:
     """Multiplications of one input on its way up."""
     return float(sum(w.size * math.prod(w.record["shape"][1:]) for w in weights))
 
@@ -339,13 +343,14 @@ def _array(x: Any) -> Array:
     return x.data if isinstance(x, Tensor) else x
 
 
-def _rows(w: Array) -> Values:
+def matrix_of(w: Array) -> Values:
     """A weight, or its gradient, as a matrix (units, inputs), of the first units."""
     matrix = w[:UNITS].reshape(min(UNITS, w.shape[0]), -1)
     return to_host(matrix).astype(np.float64)
 
 
-def _described(path: str, module: Any, watch: _Watch, record: Mapping[str, Any]) -> Weight:
+def described(path: str, module: Any, watch: Watch, record: Mapping[str, Any]) -> Weight:
+    """What the rules see of one layer with a weight."""
     whole = weight_of(module).data.astype("float64")
     mean, std = float(to_host(whole.mean())), float(to_host(whole.std()))
     geometry, scheme = _geometry(module), _scheme(module)
@@ -355,7 +360,7 @@ def _described(path: str, module: Any, watch: _Watch, record: Mapping[str, Any])
     return Weight(
         record["layer"],
         record,
-        _rows(whole),
+        matrix_of(whole),
         watch.gradients.get(path),
         biases,
         int(whole.size),
@@ -404,7 +409,7 @@ def _geometry(module: Any) -> Geometry | None:
     return Geometry(*fans, math.prod(module.kernel_size), module.groups)
 
 
-def _place(weights: list[Weight], report: Report) -> None:
+def mark_followers(weights: list[Weight], report: Report) -> None:
     """Tell each weight which activation follows it, and whether a normalization does."""
     by_name = {w.layer: w for w in weights}
     current: Weight | None = None
@@ -417,7 +422,7 @@ def _place(weights: list[Weight], report: Report) -> None:
             current.activation = record
 
 
-def _shares(y: Any, shape: tuple[int, ...]) -> list[float] | None:
+def shares_of(y: Any, shape: tuple[int, ...]) -> list[float] | None:
     """The share of each class among the labels; None if they are no class numbers, or the output gives no scores."""
     labels = to_host(Tensor(y).data)
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(shape) != 1 or shape[0] < 2:
@@ -425,7 +430,7 @@ def _shares(y: Any, shape: tuple[int, ...]) -> list[float] | None:
     return [float(share) for share in np.bincount(labels, minlength=shape[0])[: shape[0]] / len(labels)]
 
 
-def _affordable(weights: list[Weight]) -> bool:
+def affordable(weights: list[Weight]) -> bool:
     """Whether the Jacobian of every layer is quickly made: dense layers of moderate width."""
     if len(weights) < 2 or any(len(w.record["shape"]) > 1 for w in weights):
         return False

@@ -22,25 +22,24 @@ import numpy as np
 from minidl import nn, threads
 from minidl.init.layer_rules import times
 from minidl.init.signal import Call, Signal
-from minidl.init.walk import _kept_on, _sum
+from minidl.init.walk import kept_on, sum_of
 from minidl.lab import closer
 from minidl.lab.evidence import (
     Block,
     Evidence,
+    Watch,
     Weight,
-    _affordable,
-    _described,
-    _place,
-    _products,
-    _rows,
-    _shares,
-    _Watch,
+    affordable,
+    described,
+    mark_followers,
+    matrix_of,
     moments,
+    products_of,
+    shares_of,
 )
 from minidl.lab.explain import Diagnosis, judge
 from minidl.lab.measure import Report, _look, _of_gradient, _read, _size
-from minidl.lab.theory import _described as signal_of
-from minidl.lab.theory import _Recorder
+from minidl.lab.theory import Recorder, signal_of
 from minidl.lab.torch_fixes import in_torch
 from minidl.lab.torch_layers import FUNCTIONS, Standin, called, host, twin
 from minidl.lab.trial import EXAMPLES, MOMENTUM, attempt, check_steps, slices
@@ -216,8 +215,8 @@ def _gather(torch: Any, network: Any, x: Any, y: Any, loss: Any, optimizer: Any,
     if not watch.order:
         raise ValueError(f"{type(network).__name__} has no layer with a weight that runs: there is nothing to diagnose")
     layers = [(path, run.twins[path]) for path in watch.order]
-    weights = [_described(path, layer, watch, records[path_of(path, layer)]) for path, layer in layers]
-    _place(weights, report)
+    weights = [described(path, layer, watch, records[path_of(path, layer)]) for path, layer in layers]
+    mark_followers(weights, report)
     array = host(inputs)
     numbers = host(labels) if isinstance(labels, torch.Tensor) else np.zeros(0)
     prediction, why = run.predicted(array, numbers)
@@ -229,10 +228,10 @@ def _gather(torch: Any, network: Any, x: Any, y: Any, loss: Any, optimizer: Any,
         partial(_guess, torch, inputs, labels, loss),
         steps=steps,
         examples=len(array),
-        products=_products(weights),
+        products=products_of(weights),
         shares=shares and _class_shares(numbers[:EXAMPLES], weights),
     )
-    if _affordable(weights):
+    if affordable(weights):
         with suppress(RuntimeError, ValueError):  # a layer that cannot do float64, or one input; the rule says so
             report.jacobian = _jacobian(torch, network, inputs)
     return Evidence(
@@ -251,10 +250,10 @@ def _gather(torch: Any, network: Any, x: Any, y: Any, loss: Any, optimizer: Any,
 
 
 def _class_shares(numbers: Any, weights: list[Weight]) -> list[float] | None:
-    """As ``evidence._shares``; negative labels are those to be ignored."""
+    """As ``evidence.shares_of``; negative labels are those to be ignored."""
     if numbers.dtype.kind not in "iu" or not (numbers >= 0).any():
         return None
-    return _shares(numbers[numbers >= 0], weights[-1].record["shape"])
+    return shares_of(numbers[numbers >= 0], weights[-1].record["shape"])
 
 
 def _guess(torch: Any, x: Any, y: Any, loss: Any, classes: int) -> float:
@@ -324,7 +323,7 @@ class _Run:
         self.twins: dict[str, Any] = {}
         self.weights: dict[str, Any] = {}  # as they were used: parametrized ones are calculated
         self.raw: list[dict[str, Any]] = []
-        self.watch = _Watch(nn.Module())
+        self.watch = Watch(nn.Module())
         self.stack: list[tuple[str, Any, list[Call]]] = [("", None, [])]  # the modules that run: path, input, calls
         self.inside_leaf = 0
         self.counts: dict[str, int] = {}
@@ -450,7 +449,7 @@ class _Run:
         for path, weight in self.weights.items():
             if weight.grad is not None:
                 self.twins[path].weight.grad = host(weight.grad)
-                self.watch.gradients[path] = _rows(host(weight.grad))
+                self.watch.gradients[path] = matrix_of(host(weight.grad))
         return float(value.detach())
 
     def records(self, optimizer: Any) -> list[dict[str, Any]]:
@@ -480,14 +479,14 @@ class _Run:
     def correlation(self, array: Any) -> list[dict[str, Any]]:
         """As ``closer.correlation``."""
         found: list[dict[str, Any]] = []
-        both = np.concatenate([array, closer._disturbed(array, 0)])
+        both = np.concatenate([array, closer.disturbed(array, 0)])
         names = {path: path_of(path, layer) for path, layer in self.twins.items()}
 
         def hook_of(path: str) -> Callable[..., None]:
             def hook(_module: Any, _inputs: Any, output: Any) -> None:
                 for t in output if isinstance(output, tuple | list) else (output,):
                     if isinstance(t, self.torch.Tensor) and t.numel() and t.is_floating_point():
-                        found.append({"layer": names[path], **closer._alike(rows_of(host(t)))})
+                        found.append({"layer": names[path], **closer.alike(rows_of(host(t)))})
 
             return hook
 
@@ -580,7 +579,7 @@ def _loss(torch: Any, outputs: Any, labels: Any, loss: Any) -> Any:
     return value.reshape(())
 
 
-class _TorchWalk(_Recorder):
+class _TorchWalk(Recorder):
     """The walk of the theory, along the calls that the hooks saw."""
 
     def __init__(self, inputs: int, whole: Call) -> None:
@@ -605,8 +604,8 @@ class _TorchWalk(_Recorder):
             raise self._lost(call, "it adds something that neither went in nor came out of a layer")
         kept, added = (signal, other) if signal.slopes is not None else (other, signal)
         after = self.activations.get(id(call.output))
-        favoured = 1.0 if after is None else _kept_on(after, kept, added)
-        total = _sum(added, kept)
+        favoured = 1.0 if after is None else kept_on(after, kept, added)
+        total = sum_of(added, kept)
         self.steps.append((total, [(added, times(1.0), 1.0), (kept, times(1.0), favoured)]))
         return total
 
@@ -649,7 +648,7 @@ def _jacobian(torch: Any, network: Any, inputs: Any) -> list[dict[str, Any]]:
         with torch.no_grad():
             network(inputs[:1].double())
         sizes = [(path, output.numel()) for path, output in found]
-        closer._check_size(sizes, inputs[0].numel())
+        closer.check_size(sizes, inputs[0].numel())
         found.clear()
         most = max(size for _, size in sizes)
         copies = inputs[:1].double().repeat(most, *[1] * (inputs.ndim - 1)).requires_grad_()
@@ -662,5 +661,5 @@ def _singular(torch: Any, path: str, rows: Any, copies: Any) -> list[dict[str, A
     size = rows.shape[1]
     value = rows.diagonal().sum()  # unit i of copy i
     (g,) = torch.autograd.grad(value, copies, retain_graph=True)
-    values = closer._singular_values(host(g)[:size].reshape(size, -1))
+    values = closer.singular_values(host(g)[:size].reshape(size, -1))
     return [{"layer": path, "index": i, "value": v} for i, v in enumerate(values)]

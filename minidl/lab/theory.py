@@ -29,7 +29,7 @@ from minidl.nn import Module
 from minidl.tensor import Tensor
 from minidl.text import table
 
-__all__ = ["Prediction", "predict", "variance_ratios"]
+__all__ = ["Prediction", "Recorder", "predict", "signal_of", "variance_ratios"]
 
 Values = NDArray[np.float64]
 
@@ -121,9 +121,9 @@ def predict(model: Module, x: Any, y: Any = None) -> Prediction:
     inputs = placed(model, x)
     with left_as_it_was(model):
         call = trace(model, inputs[: min(2, len(inputs))].detach())
-    walk = _Recorder(len(inputs))
+    walk = Recorder(len(inputs))
     with threads.limited(1):  # sums of some thousand terms: more threads only wait for each other
-        outputs = walk.through(call, _described(to_host(inputs.data)))
+        outputs = walk.through(call, signal_of(to_host(inputs.data)))
         return walk.prediction(model, outputs if isinstance(outputs, list) else [outputs], call, y)
 
 
@@ -148,7 +148,7 @@ def variance_ratios(call: Call) -> dict[str, float]:
     return found
 
 
-def _described(x: Values) -> Signal:
+def signal_of(x: Values) -> Signal:
     """The inputs as a signal: their values, and how far two of them, or two places of one, are apart."""
     x = x.astype(np.float64)
     values = np.sort(x.ravel())[:: max(x.size // 20_000, 1)]
@@ -187,7 +187,7 @@ def _places(x: Values) -> Iterator[tuple[str, float]]:
         yield "across", max((float(x.var(axis=(0, 2, 3)).mean()) - places / len(x)) * len(x) / (len(x) - 1), 0.0)
 
 
-class _Recorder(Walk):
+class Recorder(Walk):
     """A walk that writes down every layer."""
 
     def __init__(self, inputs: int) -> None:
