@@ -293,14 +293,18 @@ def _shares(h: Array, kind: str, finite: bool) -> dict[str, Any]:
     found: dict[str, Any] = dict.fromkeys(("dead", "always_on", "saturated", "twins"))
     if kind in ("ReLU", "CReLU"):
         rows = rows_of(h)
-        found["dead"] = _by_unit((rows == 0).all(axis=0), h).all(axis=1).mean()
-        found["always_on"] = _by_unit((rows > 0).all(axis=0), h).all(axis=1).mean()
+        found["dead"] = _share(_by_unit((rows == 0).all(axis=0), h).all(axis=1))
+        found["always_on"] = _share(_by_unit((rows > 0).all(axis=0), h).all(axis=1))
     if kind in SATURATED:
         low, high = SATURATED[kind]
-        found["saturated"] = (xp.count_nonzero(h <= low) + xp.count_nonzero(h >= high)) / h.size
+        found["saturated"] = _share(h <= low) + _share(h >= high)
     if h.ndim == 2 and h.shape[1] > 1:
         found["twins"] = _twins(h)
-    return found | {"nonfinite": 0.0 if finite else 1 - xp.count_nonzero(xp.isfinite(h)) / h.size}
+    return found | {"nonfinite": 0.0 if finite else 1 - _share(xp.isfinite(h))}
+
+
+def _share(true: Array) -> Any:
+    return array_module(true).count_nonzero(true) / true.size
 
 
 def _by_unit(row: Array, h: Array) -> Array:
@@ -319,7 +323,7 @@ def _twins(h: Array) -> Any:
     few = h[:FEW]
     largest = np.abs(few).max()
     pairs = np.flatnonzero(_agree(few[:, 1:], few[:, :-1], largest))
-    agree = _agree(h[:, pairs + 1], h[:, pairs], largest).sum() if len(pairs) else 0
+    agree = _agree(h.take(pairs + 1, axis=1), h.take(pairs, axis=1), largest).sum() if len(pairs) else 0
     return agree / (h.shape[1] - 1)
 
 
