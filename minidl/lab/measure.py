@@ -221,7 +221,7 @@ def _look(raw: list[dict[str, Any]], path: str, module: Module, output: Tensor) 
 # are 0-d arrays; ``_read`` does the remaining arithmetic in Python, once the device is done.
 
 LEAST, MOST = 1e-24, 1e24  # mean squares of float32 that are believed at once
-SPREAD = 1 / 32  # and the part of it that a variance is at least, if it is: what is subtracted costs it five bits
+SPREAD = 1 / 32  # of the mean square: the least variance that is; the subtraction has cost it five bits at most
 SMALLEST = -126  # exponent of the least power of two that is divided by: its inverse is a float32 too
 FEW = 8  # inputs that tell nearly all pairs of units apart
 
