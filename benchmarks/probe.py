@@ -31,6 +31,7 @@ GOAL, GOAL_MEMORY = 1.4, 1.05  # of the first row
 CASES = {
     "50 × 256, tanh": (lambda: models.mlp([256] * 51 + [10], "tanh", seed=0), (256, 256), {}),
     "50 × 256, ReLU": (lambda: models.mlp([256] * 51 + [10], "relu", seed=0), (256, 256), {}),
+    "50 × 256, sigmoid": (lambda: models.mlp([256] * 51 + [10], "sigmoid", seed=0), (256, 256), {}),
     "50 × 256, tanh, with Adam": (lambda: models.mlp([256] * 51 + [10], "tanh", seed=0), (256, 256), {"optimizer": 1}),
     "LeNet-5": (lambda: models.lenet5(seed=0), (256, 1, 32, 32), {}),
     "ResNet-20": (lambda: models.resnet20(seed=0), (32, 3, 32, 32), {}),

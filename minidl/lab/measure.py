@@ -213,13 +213,15 @@ def _look(raw: list[dict[str, Any]], path: str, module: Module, output: Tensor) 
 
 # ------------------------------------------------------------------------------------------- statistics of one array
 #
-# Few passes, all in the array's own precision: the distance from the first input, a product of it with ones, and one
-# with itself; what these leave, one number per unit, goes on in float64. On the host they are tried as they are: a sum
-# of squares far from both ends of float32 has lost nothing. Otherwise, and always on a device, where a look at a number
-# makes everything wait, the array is first divided by a power of two near its largest element: that is exact, and no
-# square overflows. Results are 0-d arrays; ``_read`` does the remaining arithmetic in Python, once the device is done.
+# Few passes, all in the array's own precision: a product of it with ones, and one with itself; what these leave, one
+# number per unit or per input, goes on in float64. On the host they are tried on the array as it is: a sum of squares
+# far from both ends of float32 has lost nothing, nor has a variance that is a good part of it. Next they are tried on
+# the distance from the first input. Otherwise, and always on a device, where a look at a number makes everything wait,
+# the array is also divided by a power of two near its largest element: that is exact, and no square overflows. Results
+# are 0-d arrays; ``_read`` does the remaining arithmetic in Python, once the device is done.
 
 LEAST, MOST = 1e-24, 1e24  # mean squares of float32 that are believed at once
+SPREAD = 1 / 32  # of the mean square: the least variance that is; the subtraction has cost it five bits at most
 SMALLEST = -126  # exponent of the least power of two that is divided by: its inverse is a float32 too
 FEW = 8  # inputs that tell nearly all pairs of units apart
 
@@ -239,7 +241,7 @@ def _scaled(rows: Array) -> tuple[Array, dict[str, Array]]:
 
 def _mean_square(rows: Array) -> Array:
     """Row by row in the array's precision, over the rows in float64."""
-    return array_module(rows).einsum("nd,nd->n", rows, rows).sum(dtype="float64") / rows.size
+    return (rows[:, None, :] @ rows[:, :, None]).sum(dtype="float64") / rows.size
 
 
 @np.errstate(all="ignore")
@@ -256,29 +258,33 @@ def _size(x: Array) -> dict[str, Any]:
 def _moments(h: Array) -> dict[str, Any]:
     """What mean, rms, std and batch_std of an output (N, …) take."""
     rows, found = rows_of(h), {"rounding": float(array_module(h).finfo(h.dtype).eps)}
-    if _on_host(h) and LEAST < (sums := _sums(rows))["square"] < MOST:
-        return found | sums
+    for origin in (None, rows[:1]) if _on_host(h) else ():
+        sums = _sums(rows, origin)
+        if LEAST < sums["square"] < MOST and sums["within"] > SPREAD * sums["square"]:
+            return found | sums
     unit, scale = _scaled(rows)
-    return found | _sums(unit) | scale
+    return found | _sums(unit, unit[:1]) | scale
 
 
-def _sums(rows: Array) -> dict[str, Array]:
+def _sums(rows: Array, origin: Array | None) -> dict[str, Array]:
     """Mean, mean variance over the batch, and variance of the units' means.
 
-    With d = h - h₀, the distance from the first input (so that the spread of nearly equal numbers loses no digits),
+    With d = h - o, the distance from an origin (None: from 0; the first input: so that the spread of nearly equal
+    numbers loses no digits),
 
-        variance of one unit over the batch = Σd²/N - (Σd/N)²,    its mean = h₀ + Σd/N,
+        variance of one unit over the batch = Σd²/N - (Σd/N)²,    its mean = o + Σd/N,
 
     and the variance of all elements is the mean of the one plus the variance of the other.
     """
-    apart, count = rows - rows[:1], len(rows)
+    apart, count = rows if origin is None else rows - origin, len(rows)
     square = _mean_square(apart)
-    shift = (array_module(rows).full(count, 1 / count, rows.dtype) @ apart).astype("float64")
-    centre = rows[0] + shift
-    mean = centre.mean()
+    centre = (array_module(rows).ones(count, rows.dtype) @ apart).astype("float64") / count
+    within = square - centre @ centre / centre.size
+    if origin is not None:
+        centre += origin[0]
+    mean = centre.sum() / centre.size
     centre -= mean
-    within, across = square - shift @ shift / shift.size, centre @ centre / centre.size
-    return {"square": square, "mean": mean, "within": within, "across": across}
+    return {"square": square, "mean": mean, "within": within, "across": centre @ centre / centre.size}
 
 
 def _shares(h: Array, kind: str, finite: bool) -> dict[str, Any]:
@@ -287,14 +293,18 @@ def _shares(h: Array, kind: str, finite: bool) -> dict[str, Any]:
     found: dict[str, Any] = dict.fromkeys(("dead", "always_on", "saturated", "twins"))
     if kind in ("ReLU", "CReLU"):
         rows = rows_of(h)
-        found["dead"] = (_by_unit(rows.max(axis=0), h).max(axis=1) == 0).mean()  # never below 0
-        found["always_on"] = (_by_unit(rows.min(axis=0), h).min(axis=1) > 0).mean()
+        found["dead"] = _share(_by_unit((rows == 0).all(axis=0), h).all(axis=1))
+        found["always_on"] = _share(_by_unit((rows > 0).all(axis=0), h).all(axis=1))
     if kind in SATURATED:
         low, high = SATURATED[kind]
-        found["saturated"] = (xp.count_nonzero(h <= low) + xp.count_nonzero(h >= high)) / h.size
+        found["saturated"] = _share(h <= low) + _share(h >= high)
     if h.ndim == 2 and h.shape[1] > 1:
         found["twins"] = _twins(h)
-    return found | {"nonfinite": 0.0 if finite else 1 - xp.count_nonzero(xp.isfinite(h)) / h.size}
+    return found | {"nonfinite": 0.0 if finite else 1 - _share(xp.isfinite(h))}
+
+
+def _share(true: Array) -> Any:
+    return array_module(true).count_nonzero(true) / true.size
 
 
 def _by_unit(row: Array, h: Array) -> Array:
@@ -313,7 +323,7 @@ def _twins(h: Array) -> Any:
     few = h[:FEW]
     largest = np.abs(few).max()
     pairs = np.flatnonzero(_agree(few[:, 1:], few[:, :-1], largest))
-    agree = _agree(h[:, pairs + 1], h[:, pairs], largest).sum() if len(pairs) else 0
+    agree = _agree(h.take(pairs + 1, axis=1), h.take(pairs, axis=1), largest).sum() if len(pairs) else 0
     return agree / (h.shape[1] - 1)
 
 
