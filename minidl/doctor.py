@@ -119,9 +119,10 @@ def blas() -> Check:
     """Which library multiplies the matrices, and with how many threads?"""
     try:
         import numpy
-    except ImportError:
-        return Check("BLAS", "warn", "unknown without NumPy", "It comes with NumPy.")
-    configuration: Any = numpy.show_config(mode="dicts")
+
+        configuration: Any = numpy.show_config(mode="dicts")
+    except (ImportError, TypeError):  # TypeError: an old NumPy knows no mode
+        return Check("BLAS", "warn", "unknown without NumPy 2", "It comes with NumPy.")
     found = configuration.get("Build Dependencies", {}).get("blas", {})
     name = f"{found.get('name', 'unknown')} {found.get('version', '')}".strip()
     count = threads.blas_threads()

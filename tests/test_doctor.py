@@ -106,6 +106,13 @@ def test_an_old_numpy_fails(monkeypatch):
     assert "numpy>=2.0" in doctor.numpy().help
 
 
+def test_a_numpy_too_old_to_describe_itself_is_reported_and_does_not_end_the_doctor(monkeypatch):
+    import numpy
+
+    monkeypatch.setattr(numpy, "show_config", lambda: None)  # without a mode, as it once was
+    assert doctor.blas().status == "warn"
+
+
 def test_chosen_blas_threads_are_shown(monkeypatch):
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
     assert "OPENBLAS_NUM_THREADS=3" in doctor.blas().found
