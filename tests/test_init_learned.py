@@ -495,6 +495,13 @@ def test_a_warm_start_that_fails_gives_the_weights_back(broken):
     assert not any(m.training for _, m in model.named_modules())
 
 
+def test_a_warm_start_that_fails_gives_the_running_averages_back():
+    model, broken = net(norm=True), [(x * math.nan, y) for x, y in some_batches()]
+    with pytest.raises(ValueError, match="the loss is nan"):
+        init.warm_start(model, broken, optimizer=OPTIMIZERS["adam"])
+    assert not fetch(model[2].running_mean).any()
+
+
 def test_a_warm_start_needs_a_step():
     with pytest.raises(ValueError, match="at least 1"):
         init.warm_start(net(), some_batches(), optimizer=OPTIMIZERS["adam"], steps=0)

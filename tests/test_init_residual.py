@@ -281,6 +281,31 @@ def test_scaled_residual_scales_the_gain_under_weight_normalization():
     np.testing.assert_allclose(fetch(model[0].branch[2].gain), before / 2)
 
 
+def weight_normed(n):
+    first, second = nn.WeightNorm(nn.Linear(n, n)), nn.WeightNorm(nn.Linear(n, n))
+    return nn.Residual(nn.Sequential(nn.ReLU(), first, nn.ReLU(), second, nn.Scale()))
+
+
+def test_fixup_under_weight_normalization_is_that_of_plain_layers():
+    normed, plainly = (
+        nn.Sequential(*[make(8) for _ in range(4)]) for make in (weight_normed, lambda n: plain(n, nn.Scale()))
+    )
+    reports = [init.fixup(model.to(DEVICE), seed=1) for model in (normed, plainly)]
+    rms = [[record["rms"] for record in report.records] for report in reports]
+    np.testing.assert_allclose(*rms, rtol=1e-6)
+    x = batch((5, 8))
+    np.testing.assert_array_equal(fetch(normed(x)), fetch(x))
+
+
+def test_under_weight_normalization_a_gain_of_zero_is_a_branch_that_would_never_learn():
+    model = nn.Sequential(weight_normed(8)).to(DEVICE)
+    init.fixup(model)
+    with pytest.raises(ValueError, match="neither would ever get a gradient"):
+        init.rezero(model)
+    with pytest.raises(ValueError, match="all zeros, and stays so"):
+        init.scaled_residual(model)
+
+
 # -------------------------------------------------------------------------------------- where they do not apply
 
 ALL = ["fixup", "skipinit", "rezero", "zero_gamma", "scaled_residual"]

@@ -22,6 +22,7 @@ from minidl.init.model_level import (
     placed,
     rescale,
     rms,
+    size_of,
     undone_on_error,
     visit_layers,
     weighted_layers,
@@ -213,7 +214,7 @@ def _of_units(method: str, path: str, module: Any, h: Array) -> tuple[Array, Arr
 
 def _scale_units(method: str, path: str, module: Any, factors: Array) -> None:
     """Multiply the weights (or gains) of every output unit by a number of its own."""
-    weight = getattr(module, "gain", module.weight)
+    weight = size_of(module)
     shape, factors = weight.shape, factors.astype(weight.dtype)
     if hasattr(module, "gain") and weight.size != factors.size:
         raise ValueError(

@@ -24,6 +24,7 @@ __all__ = [
     "placed",
     "rescale",
     "rms",
+    "size_of",
     "undone_on_error",
     "visit_layers",
     "weighted_layers",
@@ -70,10 +71,14 @@ def weighted_layers(model: Any) -> list[tuple[str, Any]]:
     return list(found.values())
 
 
+def size_of(module: Any) -> Any:
+    """The parameter that says how large a layer's weight is: under weight normalization the gain, else the weight."""
+    return getattr(module, "gain", module.weight)
+
+
 def rescale(module: Any, factor: float) -> None:
-    """Multiply what a weighted layer multiplies its input by; under weight normalization that is the gain."""
-    scaled = getattr(module, "gain", module.weight)
-    scaled.data = scaled.data * factor
+    """Multiply what a weighted layer multiplies its input by."""
+    size_of(module).data = size_of(module).data * factor
 
 
 def effective_weight(module: Any) -> Array:
@@ -120,28 +125,36 @@ def as_in_training(model: Any) -> Iterator[None]:
     Batch normalization takes the batch's statistics, auxiliary classifiers run. Modes and buffers (running averages)
     are put back afterwards.
     """
-    modules = [module for _, module in model.named_modules()]
-    modes = [module.training for module in modules]
-    buffers = [{name: getattr(m, name) for name in vars(m).get("_buffer_names", ())} for m in modules]
+    modes, buffers = [(module, module.training) for _, module in model.named_modules()], _buffers(model)
     try:
-        for module in modules:
+        for module, _ in modes:
             module.training = not hasattr(module, "restart")  # dropout has masks to restart
         yield
     finally:
-        for module, mode, arrays in zip(modules, modes, buffers, strict=True):
+        for module, mode in modes:
             module.training = mode
+        for module, arrays in buffers:
             vars(module).update(arrays)
+
+
+def _buffers(model: Any) -> list[tuple[Any, dict[str, Any]]]:
+    """Every module with its buffers. A forward pass replaces these arrays, and does not change them."""
+    return [
+        (m, {name: getattr(m, name) for name in vars(m).get("_buffer_names", ())}) for _, m in model.named_modules()
+    ]
 
 
 @contextmanager
 def undone_on_error(model: Any) -> Iterator[None]:
-    """If what is inside fails, every parameter gets back the array it had. Inside, arrays are replaced, not changed."""
-    before = [(parameter, parameter.data) for _, parameter in model.named_parameters()]
+    """If what is inside fails, every parameter and buffer is what it was. Inside, arrays are replaced, not changed."""
+    before, buffers = [(parameter, parameter.data) for _, parameter in model.named_parameters()], _buffers(model)
     try:
         yield
     except BaseException:
         for parameter, data in before:
             parameter.data = data
+        for module, arrays in buffers:
+            vars(module).update(arrays)
         raise
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from minidl.backend import array_module, to_host
 from minidl.init.apply import Spec, apply
-from minidl.init.model_level import ModelReport, rms, undone_on_error, weighted_layers
+from minidl.init.model_level import ModelReport, effective_weight, rescale, rms, size_of, weighted_layers
 
 __all__ = ["fixup", "rezero", "scaled_residual", "skipinit", "zero_gamma"]
 
@@ -107,22 +107,26 @@ def fixup(model: Any, scheme: Spec = "he_normal", seed: int = 0) -> ModelReport:
     ends = [block.weighted[-1] for block in blocks]
     classifier = _classifier(model, blocks)
     got = {path: "0, last of its branch" for path, _ in ends} | {path: "0, classifier" for path, _ in classifier}
-    with undone_on_error(model):
-        apply(model, scheme, seed)
-        for block in blocks:
-            m = len(block.weighted)
-            for path, module in block.weighted[:-1]:
-                factor = len(blocks) ** (-1 / (2 * m - 2))
-                module.weight.data = module.weight.data * factor
-                got[path] = f"{scheme} × {factor:.3g}"
-            for _, module in block.scales:
-                _set(module.scale, 1.0)
-                _set(getattr(module, "bias", None), 0.0)
-        for _, module in ends + classifier:
-            _set(module.weight, 0.0)
+    apply(model, scheme, seed)
+    for block in blocks:
+        m = len(block.weighted)
+        for path, module in block.weighted[:-1]:
+            factor = len(blocks) ** (-1 / (2 * m - 2))
+            rescale(module, factor)
+            got[path] = f"{scheme} × {factor:.3g}"
+        for _, module in block.scales:
+            _set(module.scale, 1.0)
             _set(getattr(module, "bias", None), 0.0)
+    for _, module in ends + classifier:
+        _set(size_of(module), 0.0)
+        _set(getattr(module, "bias", None), 0.0)
     records = [
-        {"layer": path, "shape": tuple(m.weight.shape), "got": got.get(path, str(scheme)), "rms": rms(m.weight.data)}
+        {
+            "layer": path,
+            "shape": tuple(m.weight.shape),
+            "got": got.get(path, str(scheme)),
+            "rms": rms(effective_weight(m)),
+        }
         for path, m in weighted_layers(model)
     ]
     return ModelReport(f"fixup: {len(blocks)} branches", records)
@@ -175,7 +179,7 @@ def _set_scales(method: str, model: Any, alpha: float | str) -> ModelReport:
     if not math.isfinite(value):
         raise ValueError(f"{method}: alpha must be finite; got {alpha}")
     for block in blocks:
-        if value == 0 and rms(block.weighted[-1][1].weight.data) == 0:
+        if value == 0 and rms(size_of(block.weighted[-1][1]).data) == 0:
             raise ValueError(
                 f"{method}: {block.weighted[-1][0]} is all zeros (after Fixup?). With the number behind it 0 too, "
                 "neither would ever get a gradient; draw the weights anew first, init.apply(model, …)"
@@ -243,17 +247,16 @@ def scaled_residual(model: Any) -> ModelReport:
                 f"scaled_residual does not apply: {block.norms[-1][0]} follows {path} and undoes any factor; take "
                 "init.zero_gamma"
             )
-        if rms(module.weight.data) == 0:
+        if rms(size_of(module).data) == 0:
             raise ValueError(f"scaled_residual: {path} is all zeros, and stays so whatever it is multiplied by")
     factor = 1 / math.sqrt(len(blocks))
     records = []
     for block in blocks:
         path, module = block.weighted[-1]
-        scaled = getattr(module, "gain", module.weight)  # under weight normalization the gain is the size
-        before = rms(scaled.data)
-        scaled.data = scaled.data * factor
-        records.append({"layer": path, "shape": tuple(module.weight.shape), "rms_before": before})
-        records[-1]["rms"] = rms(scaled.data)
+        before = rms(size_of(module).data)
+        rescale(module, factor)
+        shape = tuple(module.weight.shape)
+        records.append({"layer": path, "shape": shape, "rms_before": before, "rms": rms(size_of(module).data)})
     return ModelReport(f"scaled_residual: last weights of {len(blocks)} branches times {factor:.4g}", records)
 
 
