@@ -56,6 +56,7 @@ def test_a_parameter_may_be_an_array_and_is_shown_and_pickled():
     counts = init.get("prior_bias", p=np.array([3, 1]))
     assert str(counts) == "prior_bias(p=array([3, 1]))"
     assert repr(pickle.loads(pickle.dumps(counts))) == repr(counts)
+    assert str(init.prior_bias(np.array([0.01, 0.01]))) == "prior_bias(p=array([0.01, 0.01]))"  # not the default 0.01
 
 
 @pytest.mark.parametrize("name", init.names())

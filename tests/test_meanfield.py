@@ -378,6 +378,11 @@ def test_the_variance_goes_where_a_straight_line_says(f, sigma_w, sigma_b, start
     assert meanfield.fixed_point(f, sigma_w, sigma_b, start) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("start", [1e-13, 1e40])
+def test_a_variance_that_starts_very_small_or_very_large_is_followed_from_there(start):
+    assert meanfield.fixed_point("relu", 1.0, 1.0, start) == pytest.approx(2.0, rel=1e-12)
+
+
 @pytest.mark.parametrize(("f", "q"), [("tanh", 0.4), ("gelu", 2.0), ("selu", 1.0), ("sigmoid", 30.0), ("relu", 5.0)])
 def test_the_slope_of_the_variance_map_is_its_difference_quotient(f, q):
     step = 1e-4 * q

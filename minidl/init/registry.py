@@ -156,8 +156,8 @@ def register(*, aliases: tuple[str, ...] = ()) -> Callable[[Callable[P, Initiali
         def make(*args: P.args, **kwargs: P.kwargs) -> Initializer:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
-            # np.all: a parameter may be an array
-            changed = {key: value for key, value in bound.arguments.items() if not np.all(value == defaults[key])}
+            # a parameter may be an array
+            changed = {key: value for key, value in bound.arguments.items() if not np.array_equal(value, defaults[key])}
             return replace(factory(*args, **kwargs), name=name, params=bound.arguments, changed=changed)
 
         name = factory.__name__

@@ -122,12 +122,12 @@ def fixed_point(f: str | Function, sigma_w: float, sigma_b: float = 0.0, start: 
     if abs(first) <= LEVEL * start:
         return start
     factor, near = (2.0 if first > 0 else 0.5), start
-    while SMALLEST_Q < near < ENDLESS:
+    while near < ENDLESS if first > 0 else near > SMALLEST_Q:
         far = factor * near
         if growth(far) * first <= 0:
             return _root(growth, min(near, far), max(near, far))
         near = far
-    return 0.0 if near <= SMALLEST_Q else math.inf
+    return math.inf if first > 0 else 0.0
 
 
 def half_difference(f: str | Function, q: float, apart: float, **params: Any) -> float:
