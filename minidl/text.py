@@ -216,11 +216,11 @@ def _left(seconds_each: float, items: int) -> str:
     return f"{minutes}:{seconds:02d} left"
 
 
-def to_json(value: Any) -> str:
-    """Strict JSON: a NaN or an infinity (a network that died) becomes null; arrays become lists."""
+def to_json(value: Any, indent: int | None = 2) -> str:
+    """Strict JSON: a NaN or an infinity (a network that died) becomes null; arrays become lists. None: on one line."""
     import json  # here, so that importing minidl stays quick
 
-    return json.dumps(_jsonable(value), indent=2, ensure_ascii=True, allow_nan=False)
+    return json.dumps(_jsonable(value), indent=indent, ensure_ascii=True, allow_nan=False)
 
 
 def _jsonable(value: Any) -> Any:

@@ -469,7 +469,12 @@ def test_a_frozen_part_of_the_model_may_be_left_to_no_optimizer():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"epochs": 0}, "at least 1; got 0"), ({"batch_size": 0}, "at least 1, got 0")]
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "at least 1; got 0"),
+        ({"batch_size": 0}, "at least 1, got 0"),
+        ({"early_stopping": 0}, "how many epochs it waits, at least 1; got 0"),
+    ],
 )
 def test_numbers_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):

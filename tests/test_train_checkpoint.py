@@ -16,7 +16,7 @@ import pytest
 from conftest import DEVICE, fetch, tensor
 from test_train import STEPS, Bomb, as_on_a_gpu, assert_same_state, small_model, small_split, without_seconds
 
-from minidl import backend, data, init, nn, ops, optim, train
+from minidl import backend, data, files, init, nn, ops, optim, train
 from minidl.train import archive, loop
 from minidl.train.archive import CheckpointError
 
@@ -713,7 +713,7 @@ def test_what_killed_processes_left_is_removed_and_what_a_living_one_writes_is_n
     alive, unlike = f"run.npz.{os.getppid()}.part", "run.npz.mine.part"
     for name in (f"run.npz.{gone.pid}.part", alive, unlike, f"other.npz.{gone.pid}.part"):
         (tmp_path / name).write_bytes(b"half")
-    archive.clean_up(tmp_path / "run.npz")
+    files.clean_up(tmp_path / "run.npz")
     assert {p.name for p in tmp_path.iterdir()} == {alive, unlike, f"other.npz.{gone.pid}.part"}
 
 

@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minidl.backend import MissingCapability, to_host
-from minidl.files import clean_up, replacing
+from minidl.files import replacing
 
-__all__ = ["CheckpointError", "checked_path", "clean_up", "read", "replacing", "write"]
+__all__ = ["CheckpointError", "checked_path", "read", "write"]
 
 Arrays = dict[str, NDArray[Any]]
 

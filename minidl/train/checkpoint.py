@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from minidl.files import clean_up
 from minidl.nn import Module
 from minidl.optim import Optimizer
-from minidl.train.archive import CheckpointError, checked_path, clean_up, read, write
+from minidl.train.archive import CheckpointError, checked_path, read, write
 from minidl.train.run import Run
 
 __all__ = ["Checkpoint", "load", "save"]

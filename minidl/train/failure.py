@@ -36,7 +36,7 @@ class Start:
     def __init__(self, model: Module) -> None:
         parameters = model.parameters()
         small = sum(p.size for p in parameters) <= LARGEST
-        self.arrays = [p.data.copy() for p in parameters] if small else None
+        self.arrays = [p.data.copy() for p in parameters] if small else []
 
     def diagnosis(
         self, run: Any, part: Part, loss: Callable[[Any, Any], Any], history: Sequence[Any] = ()
@@ -49,7 +49,7 @@ class Start:
         fresh.state = [{} for _ in fresh.members()]
         x, y = part[: min(INPUTS, max(run.loader.batch_size, 2))]
         with left_as_it_was(run.model):
-            for p, array in zip(run.model.parameters(), self.arrays or (), strict=self.arrays is not None):
+            for p, array in zip(run.model.parameters(), self.arrays, strict=False):  # of a large model none are kept
                 p.data = array
             run.model.train()
             try:

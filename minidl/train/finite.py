@@ -12,15 +12,17 @@ where the state is kept on a GPU.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 from minidl.backend import Array, array_module, to_host
+from minidl.lab.measure import loss_of
 from minidl.nn import Module
 from minidl.tensor import Tensor
 from minidl.train.history import Diverged
 
-__all__ = ["EVERY_ON_GPU", "Tripwire", "first_bad_layer", "objective"]
+__all__ = ["EVERY_ON_GPU", "Tripwire", "first_bad_layer"]
 
 EVERY_ON_GPU = 50
 
@@ -90,7 +92,7 @@ class Tripwire:
             "optimizer": run.optimizer.snapshot(),
             "loader": run.loader.state_dict(),
             "masks": [(m, _fresh_stream(m)) for _, m in run.model.named_modules() if hasattr(m, "restart")],
-            "run": (run.step, run.totals.copy()),
+            "run": (run.step, copy.copy(run.totals)),
         }
 
     def _restore(self) -> None:
@@ -146,17 +148,6 @@ def _all_finite(loss: Tensor, parameters: list[Tensor]) -> Array:
     return array_module(total).isfinite(total)
 
 
-def objective(model: Module, loss: Callable[[Any, Any], Any], outputs: Any, y: Any) -> Tensor:
-    """What training makes small: ``loss(outputs, y)``, or what the model's own ``training_loss`` makes of it.
-
-    A network with auxiliary classifiers returns several outputs in training and has such a method,
-    ``training_loss(outputs, y, loss)``.
-    """
-    own = getattr(model, "training_loss", None)
-    value: Tensor = loss(outputs, y) if own is None else own(outputs, y, loss)
-    return value
-
-
 def first_bad_layer(model: Module, x: Any, y: Any, loss: Callable[[Any, Any], Any]) -> tuple[str, str]:
     """Run one batch again and look at every layer: the first output, else the first gradient, that is not finite.
 
@@ -179,7 +170,7 @@ def first_bad_layer(model: Module, x: Any, y: Any, loss: Callable[[Any, Any], An
 
     handles = [m.register_forward_hook(after_forward) for _, m in model.named_modules()]  # inner ones come first
     try:
-        value = objective(model, loss, model(x), y)
+        value = loss_of(model, model(x), y, loss)
         model.zero_grad()
         value.backward()
     finally:

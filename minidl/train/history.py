@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
+from minidl.files import replacing
 from minidl.text import table, to_json
-from minidl.train.archive import replacing
 
 __all__ = ["Diverged", "History"]
 
@@ -48,7 +47,7 @@ class History(list[dict[str, Any]]):
                 writer.writeheader()
                 writer.writerows(self)
             else:
-                file.writelines(json.dumps(json.loads(to_json(record))) + "\n" for record in self)
+                file.writelines(to_json(record, indent=None) + "\n" for record in self)
 
     def _keys(self) -> list[str]:
         """The keys of all records, in the order in which they first appear."""

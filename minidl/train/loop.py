@@ -14,12 +14,13 @@ from minidl import lab, ops
 from minidl.backend import Array, device_of
 from minidl.data import DataLoader, Part, Split
 from minidl.data.loader import Transform
+from minidl.lab.measure import loss_of
 from minidl.nn import BatchNorm1d, BatchNorm2d, Module
 from minidl.optim import Optimizer, Schedule, clip_grad_norm
 from minidl.tensor import Tensor, no_grad
 from minidl.text import progress, say
 from minidl.train.failure import Start, is_flat
-from minidl.train.finite import EVERY_ON_GPU, Tripwire, objective
+from minidl.train.finite import EVERY_ON_GPU, Tripwire
 from minidl.train.history import Diverged, History
 from minidl.train.run import Best, Run, Totals, name_of, printed
 
@@ -87,8 +88,9 @@ def fit(
     Raises:
         Diverged: a loss or gradient was not finite; it names step and layer, and holds the history so far and the
             diagnosis of the network as it was at the start.
-        ValueError: early stopping without a validation part, an optimizer that knows none of the parameters, or a last
-            batch of one example for a network with batch normalization, which needs two.
+        ValueError: ``epochs`` or ``early_stopping`` below 1, early stopping without a validation part, an optimizer
+            that knows none of the parameters, or a last batch of one example for a network with batch normalization,
+            which needs two.
         TypeError: a split, an optimizer or a callback that is none.
     """
     callbacks = tuple(callbacks)
@@ -143,6 +145,8 @@ def _check(
             raise TypeError(f"a callback is an object with any of {', '.join(EVENTS)}; got {callback!r}")
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1; got {epochs}")
+    if early_stopping is not None and early_stopping < 1:
+        raise ValueError(f"early_stopping is how many epochs it waits, at least 1; got {early_stopping}")
     if early_stopping is not None and not len(split.val):
         raise ValueError("early stopping looks at split.val, which is empty: load the data with val=0.1")
     own = {id(p) for p in model.parameters()}
@@ -191,9 +195,9 @@ def _settings(
     }
 
 
-def _images(part: Part, count: int = 33) -> int:
-    """A CRC of some examples, evenly spread from the first to the last: all, of photographs on a disk, take minutes."""
-    return zlib.crc32(part[np.linspace(0, len(part) - 1, min(count, len(part))).astype(int)][0].tobytes())
+def _images(part: Part) -> int:
+    """A CRC of 33 examples, evenly spread from the first to the last: all, of photographs on a disk, take minutes."""
+    return zlib.crc32(part[np.linspace(0, len(part) - 1, min(33, len(part))).astype(int)][0].tobytes())
 
 
 def _factors(schedule: Schedule | None, steps: int, epochs: int) -> dict[int, float]:
@@ -225,7 +229,7 @@ def _one_epoch(
         x, y = batch
         tripwire.before_forward()
         outputs = run.model(x)
-        run.loss = objective(run.model, loss, outputs, y)
+        run.loss = loss_of(run.model, outputs, y, loss)
         run.optimizer.zero_grad()
         run.loss.backward()
         tripwire.before_update(run.loss, x, y)

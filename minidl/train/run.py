@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
@@ -54,10 +54,6 @@ class Totals:
         start = f"{prefix}_" if prefix else ""
         loss = {f"{start}loss": _number(self.loss) / self.count}
         return loss if self.right is None else loss | {f"{start}accuracy": _number(self.right) / self.count}
-
-    def copy(self) -> Totals:
-        """The same sums so far."""
-        return replace(self)
 
 
 def _number(x: Any) -> float:
@@ -131,7 +127,7 @@ class Run:
             "masks": {path: _masks(m) for path, m in self.model.named_modules() if hasattr(m, "restart")},
             "optimizer": self.optimizer.state_dict(),
             "loader": self.loader.state_dict(),
-            "totals": vars(self.totals.copy()) if self.done else None,
+            "totals": dict(vars(self.totals)) if self.done else None,
             "history": list(self.history),
             "best": None if self.best is None else {k: getattr(self.best, k) for k in ("loss", "waited", "state")},
             "callbacks": [[type(c).__name__, c.state_dict()] for c in self._remembering()],
