@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 from test_data_files import write_cifar, write_mnist
 
@@ -119,6 +120,17 @@ def test_plots_take_axes_and_return_them():
     for plot, what in ((plot_examples, split.train), (plot_histogram, split)):
         ax = Figure().subplots()
         assert plot(what, ax=ax) is ax and (ax.images or ax.patches)
+
+
+@pytest.mark.parametrize("classes", [2, 12], ids=["a row a class", "a tile a class"])
+def test_images_that_are_not_square_have_their_place_on_the_sheet(classes):
+    from matplotlib.figure import Figure
+
+    whole = np.full((classes, 1, 6, 20), 128, np.uint8)
+    ax = plot_examples(data.Dataset(whole, np.arange(classes)), ax=Figure().subplots())
+    sheet = ax.images[0].get_array()[..., 0]
+    assert (sheet[:6, :20] < 0.6).all() and (sheet[:6, 20:22] == 1).all() and (sheet[6, :] == 1).all()
+    assert (sheet < 0.6).sum() == whole.size
 
 
 def test_a_contact_sheet_row_holds_images_of_its_class():

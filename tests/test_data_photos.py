@@ -97,6 +97,24 @@ def test_classes_can_be_chosen_by_number_wnid_or_name(folder):
     assert chosen.train.counts().tolist() == [3, 1] and chosen.test.counts().tolist() == [1, 1]
 
 
+def test_a_name_that_two_classes_have_is_refused_and_the_wnid_is_not(folder):
+    cranes = "n02012849", "n03126707"  # a bird and a machine
+    for wnid in cranes:
+        photo(folder / "train" / wnid / "1.JPEG")
+        photo(folder / "val" / wnid / "1.JPEG")
+    with pytest.raises(ValueError, match="'crane' is the name of n02012849 and of n03126707; pass the wnid"):
+        data.load("imagenet", root=folder, classes="crane")
+    split = data.load("imagenet", root=folder, classes=cranes[0])
+    assert split.classes == ("crane",) and split.train.files == [f"{cranes[0]}/1.JPEG"]
+
+
+def test_folders_without_a_class_name_are_counted_too(folder):
+    for name in ("apples", "pears"):
+        photo(folder / "train" / name / "1.JPEG")
+    with pytest.raises(ValueError, match="did you mean 'apples'.*5 classes are in this folder"):
+        data.load("imagenet", root=folder, classes="apple")
+
+
 def test_a_number_per_class_limits_each_class_by_seed(folder):
     a, b = (data.load("imagenet", root=folder, per_class=2, seed=s).train for s in (0, 1))
     assert a.counts().tolist() == b.counts().tolist() == [2, 2, 1]

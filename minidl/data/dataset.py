@@ -42,11 +42,12 @@ class Dataset(Part):
         self._read_with(np.zeros(self.raw.shape[1]), np.ones(self.raw.shape[1]))
 
     def __getitem__(self, index: Index) -> tuple[NDArray[np.float32], Any]:
-        picked = self.raw[index] if isinstance(index, int | slice) else self.raw[np.asarray(index)]
-        x: NDArray[np.float32] = picked.astype(np.float32)  # three passes beat one that converts as it subtracts
+        rows = index if isinstance(index, int | slice) else np.asarray(index)
+        x: NDArray[np.float32] = self.raw[rows].astype(np.float32)
+        # converted first: three passes beat one that converts as it subtracts
         x -= self._shift
         x *= self._factor
-        return x, self.y[index if isinstance(index, int | slice) else np.asarray(index)]
+        return x, self.y[rows]
 
     def __repr__(self) -> str:
         return f"Dataset({len(self)} × {self.shape} {self.raw.dtype}, {len(self.classes)} classes)"

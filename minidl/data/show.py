@@ -64,7 +64,7 @@ def _plot_rows(part: Part, groups: list[NDArray[np.int64]], ax: Axes) -> Axes:
     ax.imshow(sheet.canvas, interpolation="nearest")
     ax.set_xticks([])
     names = [part.classes[part.y[indices[0]]] for indices in groups]
-    ax.set_yticks((np.arange(len(groups)) + 0.5) * sheet.pitch, names)
+    ax.set_yticks((np.arange(len(groups)) + 0.5) * sheet.pitch[0], names)
     return ax
 
 
@@ -78,7 +78,7 @@ def _plot_sheet(part: Part, groups: list[NDArray[np.int64]], ax: Axes) -> Axes:
         row, column = divmod(place, columns)
         sheet.put(image, row, column)
         name = part.classes[part.y[indices[0]]][:16]
-        ax.text(column * sheet.pitch, row * sheet.pitch, name, va="top", fontsize=6, color="black", bbox=box)
+        ax.text(column * sheet.pitch[1], row * sheet.pitch[0], name, va="top", fontsize=6, color="black", bbox=box)
     ax.imshow(sheet.canvas, interpolation="nearest")
     ax.set_axis_off()
     return ax
@@ -88,13 +88,13 @@ class _Sheet:
     """A white page with places for ``rows`` × ``columns`` images."""
 
     def __init__(self, part: Part, rows: int, columns: int) -> None:
-        self.size = part.shape[1]
-        self.pitch = self.size + math.ceil(self.size / 10)
-        self.canvas = np.ones((rows * self.pitch, columns * self.pitch, 3), np.float32)
+        self.size = part.shape[1:]
+        self.pitch = [length + math.ceil(length / 10) for length in self.size]
+        self.canvas = np.ones((rows * self.pitch[0], columns * self.pitch[1], 3), np.float32)
 
     def put(self, image: NDArray[np.float32], row: int, column: int) -> None:
-        top, left = row * self.pitch, column * self.pitch
-        self.canvas[top : top + self.size, left : left + self.size] = image
+        top, left = row * self.pitch[0], column * self.pitch[1]
+        self.canvas[top : top + self.size[0], left : left + self.size[1]] = image
 
 
 def plot_histogram(split: Split, *, ax: Axes | None = None) -> Axes:

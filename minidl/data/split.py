@@ -125,18 +125,18 @@ def hold_out(dataset: Examples, amount: float, seed: int, part: str = "val") -> 
     return dataset.subset(np.flatnonzero(~held)), dataset.subset(np.flatnonzero(held)).held_out()
 
 
-def quotas(counts: NDArray[np.int64], take: int, keep: int = 1) -> NDArray[np.int64]:
+def quotas(counts: NDArray[np.int64], take: int) -> NDArray[np.int64]:
     """How many of ``take`` places each class gets, in proportion to ``counts``: the largest-remainder rule.
 
     Class k first gets ``floor(take · counts[k] / total)``; the places left go one each to the largest
-    remainders, ties to the smaller class number. ``keep`` members of every class are not given away.
+    remainders, ties to the smaller class number. One member of every class is not given away.
 
     Returns:
         Whole numbers that sum to ``take``, or to less where the classes have no more to give.
     """
     total = max(int(counts.sum()), 1)
     floor, remainder = np.divmod(take * counts.astype(np.int64), total)  # exact: no rounding decides a tie
-    room = np.maximum(counts - keep, 0)
+    room = np.maximum(counts - 1, 0)
     quota = np.minimum(floor, room)
     order = np.argsort(-remainder, kind="stable")
     while quota.sum() < min(take, room.sum()):

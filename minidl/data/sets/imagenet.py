@@ -94,7 +94,7 @@ def imagenet(
 
     Raises:
         DataError: no such folder, or a class without photographs.
-        ValueError: unknown classes, a count below 1, or ``test`` although there is a ``val/``.
+        ValueError: unknown classes, a name of two of them, a count below 1, or ``test`` although there is a ``val/``.
 
     Source: O. Russakovsky et al. 2015, "ImageNet large scale visual recognition challenge".
     """
@@ -137,18 +137,20 @@ def _chosen(wnids: list[str], classes: int | str | Sequence[str] | None) -> list
     if len(classes) == 0:
         raise ValueError("classes is empty: leave it out for all classes, or name some")
     names = class_names()
-    known = {name: wnid for wnid in wnids for name in (names.get(wnid, wnid), wnid)}
-    for wanted in classes:
-        if wanted not in known:
-            raise _unknown_class(wanted, list(known))
-    return sorted({known[wanted] for wanted in classes})
+    return sorted({_meant(wanted, wnids, names) for wanted in classes})
 
 
-def _unknown_class(wanted: object, known: list[str]) -> ValueError:
-    """The nearest names only: all of them would fill pages."""
-    near = " or ".join(map(repr, get_close_matches(str(wanted), known)))
+def _meant(wanted: str, wnids: list[str], names: dict[str, str]) -> str:
+    """The wnid of a wnid or class name. Two names have two wnids each: "crane" is a bird and a machine."""
+    found = [wnid for wnid in wnids if wanted in (wnid, names.get(wnid))]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f"class {wanted!r} is the name of {' and of '.join(found)}; pass the wnid that you mean")
+    known = {*wnids, *(names[wnid] for wnid in wnids if wnid in names)}
+    near = " or ".join(map(repr, get_close_matches(str(wanted), sorted(known))))  # all of them would fill pages
     hint = f"did you mean {near}?" if near else "pass wnids or names of datasets/imagenet_classes.txt"
-    return ValueError(f"unknown class {wanted!r}; {hint} ({len(known) // 2} classes are in this folder)")
+    raise ValueError(f"unknown class {wanted!r}; {hint} ({len(wnids)} classes are in this folder)")
 
 
 def class_names() -> dict[str, str]:
