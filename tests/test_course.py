@@ -374,6 +374,14 @@ def test_a_right_answer_is_refused_less_than_once_in_a_million():
             assert prod(layer.shape) >= judge.SMALLEST
 
 
+def test_the_length_that_is_named_is_a_wrong_one():
+    """Twice the gain in the second of three matrices: not that the first is 1 times the gain."""
+    q = np.linalg.qr(np.random.default_rng(0).standard_normal((8, 8)))[0]
+    verdict = judge.scale(3.0, 3 * q, 9 * q, 3 * q)
+    assert verdict.share == 0 and verdict.says.startswith("lengths are 3 times the gain: ")
+    assert "no usual slip" not in verdict.says
+
+
 def test_two_hundred_right_answers_are_all_accepted():
     """And not only just: the largest deviations of 200 students stay well inside the limits."""
     rng = np.random.default_rng(0)

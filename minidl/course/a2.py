@@ -44,7 +44,7 @@ def tasks(draw: Draw) -> list[Task]:
     ]
 
 
-A2 = Assignment("A2", "Initialization schemes", "a2.py", tasks)
+A2 = Assignment("A2", "a2.py", tasks)
 
 
 # -- fans ----------------------------------------------------------------------------------------------------------

@@ -56,10 +56,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Assignment:
-    """An assignment: its name, its title, the student's file, and its tasks with everything hidden drawn."""
+    """An assignment: its name, the student's file, and its tasks with everything hidden drawn."""
 
     name: str
-    title: str
     file: str
     tasks: Callable[[Draw], list[Task]]
 

@@ -101,18 +101,9 @@ def call(source: str, name: str, calls: Sequence[Call], limits: Limits | None = 
 
 def _run(request: bytes, limits: Limits) -> tuple[bytes, str, str]:
     """What the child answers, what it prints, and why it was stopped, if it was."""
-    program = Path(__file__).with_name("child.py").read_text(encoding="utf-8")
     stopped: list[str] = []
     with tempfile.TemporaryDirectory(prefix="minidl-course-", ignore_cleanup_errors=True) as empty:
-        child = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", program],
-            cwd=empty,
-            env=ONE_THREAD | {key: os.environ[key] for key in KEPT if key in os.environ},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+        child = _started(empty)
 
         def stop(why: str) -> None:
             stopped.append(why)
@@ -137,6 +128,20 @@ def _run(request: bytes, limits: Limits) -> tuple[bytes, str, str]:
             _kill(child)  # and whatever it may have started
             child.wait()
     return bytes(answers.content), _printable(prints.content), stopped[0] if stopped else ""
+
+
+def _started(folder: str) -> subprocess.Popen[bytes]:
+    """The child, in a folder of its own and with hardly an environment."""
+    program = Path(__file__).with_name("child.py").read_text(encoding="utf-8")
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", program],
+        cwd=folder,
+        env=ONE_THREAD | {key: os.environ[key] for key in KEPT if key in os.environ},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
 
 
 class _Reader(threading.Thread):

@@ -145,13 +145,12 @@ def orthonormal(*arrays: Array) -> Verdict:
 
 def scale(gain: float, *arrays: Array) -> Verdict:
     """Rows or columns have length ``gain``."""
-    ratios = [math.sqrt(float(np.trace(_gram(array))) / len(_gram(array))) / gain for array in arrays]
-    if all(abs(ratio - 1) < 1e-3 for ratio in ratios):
+    ratios = [math.sqrt(float(np.trace(gram)) / len(gram)) / gain for gram in map(_gram, arrays)]
+    wrong = [ratio for ratio in ratios if abs(ratio - 1) >= 1e-3]
+    if not wrong:
         return Verdict(1, "")
-    found = [s.hint for s in explain_ratio(ratios[0] or 1e-9, fan_in=1, fan_out=1, gain=gain) if s.name in GAIN_SLIPS]
-    return Verdict(
-        0, f"lengths are {ratios[0]:.3g} times the gain: {found[0] if found else 'no usual slip gives this'}"
-    )
+    found = [s.hint for s in explain_ratio(wrong[0] or 1e-9, fan_in=1, fan_out=1, gain=gain) if s.name in GAIN_SLIPS]
+    return Verdict(0, f"lengths are {wrong[0]:.3g} times the gain: {found[0] if found else 'no usual slip gives this'}")
 
 
 def _gram(array: Array) -> Array:
