@@ -150,9 +150,13 @@ def _explain(error: Exception) -> CommandError:
 
 def print_json(schema: str, **content: Any) -> None:
     """Print one JSON document: the schema of its content, the version of minidl that wrote it, the content."""
+    print(_document(schema, **content))
+
+
+def _document(schema: str, **content: Any) -> str:
     from minidl import __version__
 
-    print(text.to_json({"schema": f"minidl.{schema}/1", "version": __version__, **content}))
+    return text.to_json({"schema": f"minidl.{schema}/1", "version": __version__, **content})
 
 
 # -- compare and variance: what the schemes do to signal and gradient ----------------------------------------------
@@ -262,19 +266,19 @@ def diagnose_arguments(sub: argparse.ArgumentParser) -> None:
 
 def diagnose(args: argparse.Namespace) -> int:
     """Will it train, and if not why and what to do? Ends with 1 if there is a finding."""
-    from minidl.experiment.diagnose import run
+    from minidl.experiment.diagnose import document, run
 
-    return run(args, print_json)
+    found = run(args)
+    content = {"command": args.command_line, **document(found)}
+    _deliver(args, "diagnose", f"{found.report.title}: {found}", found.figure(), content)
+    return FINDING if found.failed else DONE
 
 
 def _deliver(args: argparse.Namespace, name: str, table: str, figure: Any, content: dict[str, Any]) -> None:
     """Write figure and results into a fresh folder; print the table, or with --json the results alone."""
-    from minidl import __version__
-
     folder = files.run_folder(args.out, name)
     figure.savefig(folder / f"{name}.png", dpi=150)
-    document = {"schema": f"minidl.{name}/1", "version": __version__, **content}
-    (folder / "results.json").write_text(text.to_json(document), encoding="utf-8")
+    (folder / "results.json").write_text(_document(name, **content), encoding="utf-8")
     if args.json:
         print_json(name, **content, folder=str(folder))
         return

@@ -54,7 +54,8 @@ def test_a_built_in_network_with_a_finding_ends_with_1(run, tmp_path):
     assert code == 1
     assert "FINDING S1" in out and "fix" in out
     assert (tmp_path / "out" / "diagnose-001" / "diagnose.png").is_file()
-    assert json.loads((tmp_path / "out" / "diagnose-001" / "results.json").read_text())["primary"] == "S1"
+    results = json.loads((tmp_path / "out" / "diagnose-001" / "results.json").read_text())
+    assert results["primary"] == "S1" and results["schema"] == "minidl.diagnose/1"
 
 
 def test_a_healthy_network_ends_with_0(run):
@@ -110,6 +111,12 @@ def test_a_file_may_import_its_neighbours(run, file):
     file("WIDTH = 24\n", "sizes.py")
     text = MODEL.replace("import numpy as np", "import numpy as np, sizes").replace("40", "sizes.WIDTH")
     assert run(file(text))[0] == 0
+
+
+def test_a_file_may_define_dataclasses_whose_annotations_are_text(run, file):
+    """``dataclass`` looks such annotations up in ``sys.modules``."""
+    text = "from __future__ import annotations\nfrom dataclasses import dataclass\n" + MODEL
+    assert run(file(text + "\n@dataclass\nclass Sizes:\n    width: int = 40\n"))[0] == 0
 
 
 @pytest.mark.parametrize(

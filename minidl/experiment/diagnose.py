@@ -12,20 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minidl import data, files
+from minidl import data
 from minidl.backend import device_for
 from minidl.experiment import networks
 from minidl.experiment.grid import initializer
 from minidl.lab.explain import Diagnosis, diagnose
 from minidl.lab.trial import check_steps
 from minidl.nn import Module
-from minidl.text import to_json
 
-__all__ = ["Target", "batch_of", "load_target", "run"]
+__all__ = ["Target", "batch_of", "document", "load_target", "run"]
 
-DONE, FINDING = 0, 1
 FEWEST = 2  # inputs that can differ
-PLAIN = ("activation", "init", "norm", "depth", "width")  # options of built-in networks alone
+BUILT_IN = ("activation", "init", "norm", "depth", "width")  # options of the built-in networks alone
 
 
 @dataclass(frozen=True)
@@ -38,15 +36,8 @@ class Target:
     y: Any
 
 
-def run(args: argparse.Namespace, print_json: Callable[..., None]) -> int:
-    """Diagnose, print the report, write figure and results into a fresh folder.
-
-    Args:
-        args: the parsed arguments.
-        print_json: prints a schema's name and its content as one JSON document, for ``--json``.
-
-    Returns:
-        The exit code: 0 no finding, 1 a finding.
+def run(args: argparse.Namespace) -> Diagnosis:
+    """The diagnosis that the parsed arguments ask for; its report is titled with the name of what was diagnosed.
 
     Raises:
         ValueError: a file, a function or a batch that is not as it should be; the message says which and why.
@@ -59,25 +50,14 @@ def run(args: argparse.Namespace, print_json: Callable[..., None]) -> int:
         except Exception as error:
             raise ValueError(f"the batch does not fit {target.name}: {_last_line(error)}") from error
     found.report.title = target.name
-    folder = files.run_folder(args.out, "diagnose")
-    found.figure().savefig(folder / "diagnose.png", dpi=150)
-    content = _content(args, target, found)
-    (folder / "results.json").write_text(to_json(content), encoding="utf-8")
-    if args.json:
-        print_json("diagnose", **content, folder=str(folder))
-    else:
-        print(f"{target.name}: {found}")
-        if not args.quiet:
-            print(f"\nfigure   {folder / 'diagnose.png'}\nresults  {folder / 'results.json'}")
-            print(f"repeat   {args.command_line}")
-    return FINDING if found.failed else DONE
+    return found
 
 
-def _content(args: argparse.Namespace, target: Target, found: Diagnosis) -> dict[str, Any]:
+def document(found: Diagnosis) -> dict[str, Any]:
+    """All that was found, for a file."""
     primary = found.primary
     return {
-        "command": args.command_line,
-        "network": target.name,
+        "network": found.report.title,
         "verdict": found.level,
         "failed": found.failed,
         "primary": None if primary is None else primary.rule,
@@ -138,15 +118,14 @@ def batch_of(split: data.Split, count: int) -> tuple[Any, Any]:
     """
     if count < FEWEST:
         raise ValueError(f"--batch is how many inputs are measured, at least {FEWEST}; got {count}")
-    x, y = split.train[:count]
-    return x, y
+    return split.train[:count]
 
 
 # ---- a file of the user's
 
 
 def _own(args: argparse.Namespace) -> Target:
-    given = [f"--{name}" for name in PLAIN if getattr(args, name) is not None]
+    given = [f"--{name}" for name in BUILT_IN if getattr(args, name) is not None]
     if given:
         raise ValueError(
             f"{', '.join(given)}: options of the built-in networks; in a file of your own the code decides"
@@ -190,7 +169,7 @@ def _loaded(path: Path) -> Any:
     spec = importlib.util.spec_from_file_location(f"minidl_diagnosed_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ValueError(f"{path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look themselves up there
     sys.path.insert(0, str(path.resolve().parent))  # so that the file finds its neighbours
     try:
         spec.loader.exec_module(module)
