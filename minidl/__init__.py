@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_LATER = ("models", "data", "lab", "train", "experiment", "meanfield")
+_LATER = ("models", "data", "lab", "train", "experiment")
 
 if TYPE_CHECKING or find_spec("numpy") is not None:  # without NumPy only `python -m minidl doctor` works, and says so
     from minidl import init, nn, ops, optim

@@ -582,7 +582,7 @@ def test_a_fan_must_be_a_positive_number(fan):
         (lambda: init.mup("output", base_width=0), "base_width must be at least 1, got 0"),
         (lambda: init.mup("output", scale=-1), "must be finite and >= 0, got -1"),
         (lambda: init.keras_2_0_9("he_uniform"), "unknown normal scheme of Keras 2.0.9 'he_uniform'"),
-        (lambda: init.edge_of_chaos(sigma_b=-1), "sigma_b must be finite and >= 0, got -1"),
+        (lambda: init.edge_of_chaos(sigma_b=-1), "sigma_b is the std of the biases, a finite number >= 0; got -1"),
         (lambda: init.edge_of_chaos("relu", 0.1), "'relu' has no edge of chaos with sigma_b = 0.1"),
         (lambda: init.kumar(lambda x: x * x), "is flat at 0"),
         (lambda: init.sigmoid_glorot(math.nan), "must be finite and >= 0, got nan"),

@@ -24,6 +24,7 @@ from minidl.init.orthogonal import *
 from minidl.init.registry import *
 from minidl.init.scaling import *
 from minidl.init.structured import *
+from minidl.meanfield import CriticalPoint, critical_point
 
 if TYPE_CHECKING:
     from minidl.init.advice import *
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from minidl.init.model_level import *
     from minidl.init.residual import *
     from minidl.init.spectrum import *
-    from minidl.meanfield import CriticalPoint, critical_point
 
 #: What works on whole models or looks at finished weights is loaded when first used: ``import minidl`` stays quick.
 _LATER = {
@@ -46,7 +46,6 @@ _LATER = {
         "minidl.init.model_level": ("ModelReport",),
         "minidl.init.residual": ("fixup", "rezero", "scaled_residual", "skipinit", "zero_gamma"),
         "minidl.init.spectrum": ("coherence", "singular_values"),
-        "minidl.meanfield": ("CriticalPoint", "critical_point"),
     }.items()
     for name in names_there
 }

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from minidl.init.registry import Initializer, register
-from minidl.init.scaling import variance_scaling
+from minidl.init.scaling import glorot_uniform, variance_scaling
+from minidl.meanfield import activation_name, critical_point, gaussian_moments
 
 __all__ = ["edge_of_chaos", "kumar", "sigmoid_glorot"]
 
@@ -32,9 +33,7 @@ def edge_of_chaos(activation: str | Callable[..., Any] = "tanh", sigma_b: float 
     Source: Poole et al. 2016, "Exponential expressivity in deep neural networks through transient chaos"; Schoenholz
     et al. 2017, "Deep Information Propagation".
     """
-    from minidl import meanfield  # here, so that `import minidl` stays quick
-
-    variance = meanfield.critical_point(activation, sigma_b).sigma_w ** 2
+    variance = critical_point(activation, sigma_b).sigma_w ** 2
     draw = variance_scaling(variance).draw
     return Initializer(f"W ~ N(0, {variance:.6g}/fan_in), where χ₁ = 1", draw, needs_fans=True)
 
@@ -55,8 +54,6 @@ def kumar(activation: str | Callable[..., Any] = "sigmoid") -> Initializer:
 
     Source: Kumar 2017, "On weight initialization in deep neural networks".
     """
-    from minidl.meanfield import activation_name, gaussian_moments
-
     at_zero = gaussian_moments(activation, 0.0)
     if at_zero.slope_square < FLAT:
         raise ValueError(f"kumar: activation {activation_name(activation)!r} is flat at 0, no weight makes up for that")
@@ -79,5 +76,4 @@ def sigmoid_glorot(gain: float = 4.0) -> Initializer:
 
     Source: the Theano deep learning tutorials; the slope is Glorot & Bengio 2010, section 4.2.1.
     """
-    draw = variance_scaling(gain**2, "fan_avg", "uniform").draw
-    return Initializer("W ~ U(±gain √(6/(fan_in + fan_out)))", draw, needs_fans=True)
+    return glorot_uniform(gain)

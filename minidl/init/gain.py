@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from minidl.meanfield import ACTIVATIONS, activation_name, gaussian_moments, resolve
 from minidl.text import unknown
 
 __all__ = ["gain"]
@@ -48,8 +49,6 @@ def gain(activation: str | Callable[..., Any], criterion: str = "forward", **par
 
     Source: He et al. 2015, eq. 9 and 14, for any φ; Glorot & Bengio 2010 for the linear case.
     """
-    from minidl.meanfield import activation_name, gaussian_moments  # here, so that `import minidl` stays quick
-
     if criterion not in CRITERIA:
         raise unknown("criterion", criterion, CRITERIA)
     if criterion == "torch":
@@ -65,8 +64,6 @@ def gain(activation: str | Callable[..., Any], criterion: str = "forward", **par
 
 
 def _torch_gain(activation: str | Callable[..., Any], params: dict[str, Any]) -> float:
-    from minidl.meanfield import ACTIVATIONS, activation_name, resolve
-
     if not isinstance(activation, str):
         resolve(activation)  # says so if it is no activation at all
         raise ValueError(

@@ -2,9 +2,10 @@
 
 In a wide layer with independent zero-mean weights a pre-activation is Gaussian, ``z = √q ξ`` with ``ξ ~ N(0, 1)``.
 Three averages over ``ξ`` then say how the layer changes a signal: ``E φ(z)`` and ``E φ(z)²`` on the way up, and
-``E φ'(z)²`` on the way down (``gaussian.py``). Iterated over layers they give the maps of variance and correlation with
-their fixed points, and the edge of chaos (``maps.py``); ``effects.py`` has what follows from them, from dead units to
-the first loss. Everything here is a pure function of numbers, in float64 on the host.
+``E φ'(z)²`` on the way down (``gaussian.py``; in closed form where there is one, ``closed.py``). Iterated over layers
+they give the maps of variance and correlation with their fixed points, and the edge of chaos (``maps.py``);
+``effects.py`` has what follows from them, from dead units to the first loss, and ``law.py`` the whole distribution
+where it is not Gaussian. Everything here is a pure function of numbers, in float64 on the host.
 """
 
 from minidl.meanfield.effects import (

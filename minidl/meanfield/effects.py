@@ -23,7 +23,6 @@ __all__ = [
     "zero_init_accuracy",
 ]
 
-EULER = 0.57721566490153286061
 WIDE = 20.0  # std of logits from which on the largest decides
 QUANTILE = 1.6448536269514722  # of the normal law: 5 % lie above
 
@@ -82,7 +81,7 @@ def relu_log_moments(n: int) -> tuple[float, float]:
 def _polygamma_of_halves(n: int) -> tuple[Values, Values]:
     """ψ(k/2) and ψ'(k/2) for k = 1 … n, by ``ψ(x + 1) = ψ(x) + 1/x`` and ``ψ'(x + 1) = ψ'(x) - 1/x²``."""
     digamma, trigamma = np.empty(n + 1), np.empty(n + 1)
-    digamma[:2] = (-EULER - 2 * math.log(2), -EULER)
+    digamma[:2] = (-np.euler_gamma - 2 * math.log(2), -np.euler_gamma)
     trigamma[:2] = (math.pi**2 / 2, math.pi**2 / 6)
     for start in (0, 1):
         x = np.arange(start + 1, n, 2) / 2  # the arguments before each step
@@ -96,6 +95,15 @@ def log_moments(f: str | Function, n: int, q: float = 1.0, **params: Any) -> tup
 
     ``v = (E φ⁴/(E φ²)² - 1)/n``: 5/n for ReLU, 2/n for linear units. A difference in q is handed on by the factor
     ``d ln q'/d ln q`` then, which is 1 for both, and smaller for units that saturate: see ``meanfield.variance_slope``.
+
+    Args:
+        f: the name of an activation, or any elementwise function of an array.
+        n: the width.
+        q: the variance of the pre-activations.
+        params: parameters of the activation.
+
+    Raises:
+        ValueError: n < 1.
     """
     phi = filled(f, params)
     square = gaussian_moments(f, q, **params).square
@@ -113,6 +121,12 @@ def growth_band(widths: Sequence[int], f: str | Function = "relu") -> tuple[floa
     Args:
         widths: of the layers.
         f: "relu" (exact moments), "linear", or another activation that keeps the scale of its input.
+
+    Returns:
+        ``(low, median, high)``, factors on ``E M_L``.
+
+    Raises:
+        ValueError: a width below 1.
 
     Source: Hanin & Rolnick 2018, "How to Start Training: The Effect of Initialization and Architecture".
     """

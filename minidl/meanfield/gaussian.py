@@ -47,8 +47,7 @@ POINTS = 10  # of the rule on one panel
 TOLERANCE = 1e-14  # of a panel, relative to the whole
 NOISE = 1e-10  # the same for difference quotients, whose rounding is of this size
 ROUNDS, MOST = 50, 2_000  # how often a panel is halved; how many panels may be left to halve (f is noise, if more are)
-
-_STEP = 1e-5  # of the difference quotients, in units of the smaller of 1 and √q
+STEP = 1e-5  # of the difference quotients, in units of the smaller of 1 and √q
 
 
 class Moments(NamedTuple):
@@ -109,13 +108,14 @@ def gaussian_moments(f: str | Function, q: float = 1.0, **params: Any) -> Moment
     phi, form = filled(f, params), closed(MOMENTS, f)
     if form is not None:
         return Moments(*form(_checked(q), **params))
-    slope_square = _slope_square(f, params, _STEP * min(math.sqrt(_checked(q)) or 1.0, 1.0))
+    slope_square = _slope_square if isinstance(f, str) else _quotient_square
+    step = STEP * min(math.sqrt(_checked(q)) or 1.0, 1.0)
 
-    def both(z: Values) -> Values:
+    def integrands(z: Values) -> Values:
         value = evaluate(phi, z)
-        return np.stack([value, value**2, slope_square(z)])
+        return np.stack([value, value**2, slope_square(phi, z, step)])
 
-    return Moments(*map(float, _average(both, q, np.array([TOLERANCE, TOLERANCE, NOISE]))))
+    return Moments(*map(float, _average(integrands, q, np.array([TOLERANCE, TOLERANCE, NOISE]))))
 
 
 def edges(q: float, steps: int = 24, reach: float = REACH) -> Values:
@@ -214,17 +214,12 @@ def filled(f: str | Function, params: dict[str, Any]) -> Function:
     return functools.partial(function, **params)
 
 
-def _slope_square(f: str | Function, params: dict[str, Any], step: float) -> Callable[[Values], Values]:
-    """``φ'(z)²``, the mean of a point just left and one just right of z."""
-    phi = filled(f, params)
-    if not isinstance(f, str):
-        return lambda z: _quotient_square(phi, z, step)
-    near = 1e-4 * step  # the operation's own rule needs no wide step
-
-    def both_sides(z: Values) -> Values:
-        return 0.5 * (_slope(phi, z - near) ** 2 + _slope(phi, z + near) ** 2)
-
-    return lambda z: both_sides(z) if z.size == 1 else _slope(phi, z) ** 2
+def _slope_square(phi: Function, z: Values, step: float) -> Values:
+    """``φ'(z)²`` by the operation's own rule; of a single z, which may be a kink, the mean of its two sides."""
+    if z.size > 1:
+        return _slope(phi, z) ** 2
+    near = 1e-4 * step  # the rule needs no wide step
+    return 0.5 * (_slope(phi, z - near) ** 2 + _slope(phi, z + near) ** 2)
 
 
 def _slope(phi: Function, z: Values) -> Values:
@@ -247,7 +242,7 @@ def _parameters(function: Function) -> list[str] | None:
 
 def _quotient_square(phi: Function, z: Values, step: float) -> Values:
     """``φ'(z)²`` as the mean of the squared quotients of the two sides: error O(step²), and right for a kink at z."""
-    steps = np.maximum(step, _STEP * np.abs(z))  # far out φ changes more slowly, and its rounding is larger
+    steps = np.maximum(step, STEP * np.abs(z))  # far out φ changes more slowly, and its rounding is larger
     here = evaluate(phi, z)
     below, above = ((evaluate(phi, z + side * steps) - here) / steps for side in (-1, 1))
     return 0.5 * (below**2 + above**2)

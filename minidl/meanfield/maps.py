@@ -75,6 +75,9 @@ def variance_map(f: str | Function, q: float, sigma_w: float, sigma_b: float = 0
         sigma_w: √(fan_in Var w).
         sigma_b: standard deviation of the biases.
         params: parameters of the activation, as for ``gaussian_moments``.
+
+    Raises:
+        ValueError: ``q``, ``sigma_w`` or ``sigma_b`` is negative or not finite; an unknown activation.
     """
     weights, biases = _sigmas(sigma_w, sigma_b)
     return weights**2 * gaussian_moments(f, q, **params).square + biases**2
@@ -91,8 +94,8 @@ def variance_slope(f: str | Function, q: float, sigma_w: float, **params: Any) -
     """
     if q == 0:
         return chi(f, 0.0, sigma_w, **params)
-    phi = filled(f, params)
-    return sigma_w**2 * gaussian_mean(lambda z: evaluate(phi, z) ** 2 * (z * z / q - 1), q) / (2 * q)
+    phi, weights = filled(f, params), _sigmas(sigma_w)[0]
+    return weights**2 * gaussian_mean(lambda z: evaluate(phi, z) ** 2 * (z * z / q - 1), q) / (2 * q)
 
 
 def chi(f: str | Function, q: float, sigma_w: float, **params: Any) -> float:
@@ -146,10 +149,11 @@ def half_difference(f: str | Function, q: float, apart: float, **params: Any) ->
         The half difference, to about 1e-9 of itself; with kinks elsewhere than at 0 and ±1, and for jumps, less.
 
     Raises:
-        ValueError: ``apart`` is not between 0 and 2.
+        ValueError: ``apart`` is not between 0 and 2; ``q`` is negative or not finite.
     """
     if not 0 <= apart <= 2:
         raise ValueError(f"apart is 1 - c with a correlation c between -1 and 1; got {apart!r}")
+    checked("q is the variance of both", q)
     form = closed(HALF_DIFFERENCES, f)
     if form is not None:
         return float(form(q, apart, **params))
@@ -220,10 +224,8 @@ def correlation_fixed_point(f: str | Function, sigma_w: float, sigma_b: float = 
     Raises:
         ValueError: the variance has no finite fixed point.
     """
-    q = fixed_point(f, sigma_w, sigma_b, **params)
-    if not math.isfinite(q):
-        raise ValueError(f"{activation_name(f)} with sigma_w = {sigma_w:g}: the variance grows without end")
-    if chi(f, q, sigma_w, **params) <= 1 + LEVEL:
+    q, slope, *_ = depth_scales(f, sigma_w, sigma_b, **params)
+    if slope <= 1 + LEVEL:
         return 1.0
     low = 1.0
     while distance_map(f, low, q, sigma_w, sigma_b, **params) < low and low > CLOSE:
@@ -273,9 +275,7 @@ def critical_point(activation: str | Function = "tanh", sigma_b: float = 0.0) ->
     Raises:
         ValueError: ``sigma_b`` is negative or not finite, or there is no solution.
     """
-    if not 0 <= sigma_b < math.inf:
-        raise ValueError(f"edge of chaos: sigma_b must be finite and >= 0, got {sigma_b}")
-    target = sigma_b**2
+    target = _sigmas(1.0, sigma_b)[1] ** 2
     if target == 0 and _bias_variance(activation, 0.0) == 0:  # φ(0) = 0: all is still, and stays so
         return _point(activation, 0.0)
     low, high = SMALLEST_Q, 2 * SMALLEST_Q
