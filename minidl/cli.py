@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0 done, 1 a finding or a failed check, 2 wrong usage, 3 something is not installed, 4 bad input,
-        130 interrupted.
+        130 interrupted, 141 the reader of the output has left; of a lesson, its own.
     """
     for stream in (sys.stdout, sys.stderr):
         text.open_output(stream)
@@ -159,7 +159,21 @@ def _document(schema: str, **content: Any) -> str:
     return text.to_json({"schema": f"minidl.{schema}/1", "version": __version__, **content})
 
 
-# -- compare and variance: what the schemes do to signal and gradient ----------------------------------------------
+def _deliver(args: argparse.Namespace, name: str, table: str, figure: Any, **content: Any) -> None:
+    """Write figure and results into a fresh folder; print the table, or with --json the results alone."""
+    content = {"command": args.command_line, **content}
+    folder = files.run_folder(args.out, name)
+    figure.savefig(folder / f"{name}.png", dpi=150)
+    (folder / "results.json").write_text(_document(name, **content), encoding="utf-8")
+    if args.json:
+        print_json(name, **content, folder=str(folder))
+        return
+    print(table)
+    if not args.quiet:
+        print(f"\nfigure   {folder / f'{name}.png'}\nresults  {folder / 'results.json'}\nrepeat   {args.command_line}")
+
+
+# -- compare, variance, diagnose: what happens to signal and gradient, and what comes of it -------------------------
 
 
 def compare_arguments(sub: argparse.ArgumentParser) -> None:
@@ -195,7 +209,6 @@ def compare(args: argparse.Namespace) -> int:
 
     if commands.asked(args):
         return commands.run(args, print_json)
-    device = device_for(args.backend)
     chosen = {"depth": args.depth, "width": args.width, "epochs": args.epochs, "lr": args.lr}
     found = experiment.compare(
         args.schemes,
@@ -203,11 +216,10 @@ def compare(args: argparse.Namespace) -> int:
         dataset=args.data[0] if args.data else "digits",
         **{name: value for name, value in chosen.items() if value is not None},
         seed=args.seed or 0,
-        device=device,
+        device=device_for(args.backend),
         quiet=args.quiet,
     )
-    content = {"command": args.command_line, "settings": found.settings, "records": found.records}
-    _deliver(args, "compare", str(found), found.figure(), content)
+    _deliver(args, "compare", str(found), found.figure(), settings=found.settings, records=found.records)
     return DONE
 
 
@@ -235,13 +247,8 @@ def variance(args: argparse.Namespace) -> int:
         seed=args.seed,
         device=device_for(args.backend),
     )
-    content = {
-        "command": args.command_line,
-        "settings": report.settings,
-        "loss": report.loss,
-        "records": report.records,
-    }
-    _deliver(args, "variance", str(report), report.figure(), content)
+    content = {"settings": report.settings, "loss": report.loss, "records": report.records}
+    _deliver(args, "variance", str(report), report.figure(), **content)
     return DONE
 
 
@@ -269,22 +276,8 @@ def diagnose(args: argparse.Namespace) -> int:
     from minidl.experiment.diagnose import document, run
 
     found = run(args)
-    content = {"command": args.command_line, **document(found)}
-    _deliver(args, "diagnose", f"{found.report.title}: {found}", found.figure(), content)
+    _deliver(args, "diagnose", f"{found.report.title}: {found}", found.figure(), **document(found))
     return FINDING if found.failed else DONE
-
-
-def _deliver(args: argparse.Namespace, name: str, table: str, figure: Any, content: dict[str, Any]) -> None:
-    """Write figure and results into a fresh folder; print the table, or with --json the results alone."""
-    folder = files.run_folder(args.out, name)
-    figure.savefig(folder / f"{name}.png", dpi=150)
-    (folder / "results.json").write_text(_document(name, **content), encoding="utf-8")
-    if args.json:
-        print_json(name, **content, folder=str(folder))
-        return
-    print(table)
-    if not args.quiet:
-        print(f"\nfigure   {folder / f'{name}.png'}\nresults  {folder / 'results.json'}\nrepeat   {args.command_line}")
 
 
 # -- init: the schemes and their passports -------------------------------------------------------------------------
@@ -319,9 +312,8 @@ def init(args: argparse.Namespace) -> int:
     from minidl.lab.passport import scheme_passport
 
     found = scheme_passport(initializer(args.name), fan_in=args.fan_in, fan_out=args.fan_out, seed=args.seed)
-    content = {"command": args.command_line, "formula": found.formula, "settings": found.settings}
-    content |= {"weights": found.weights, "records": found.records}
-    _deliver(args, "init", str(found).rstrip(), found.figure(), content)
+    content = {"formula": found.formula, "settings": found.settings, "weights": found.weights, "records": found.records}
+    _deliver(args, "init", str(found).rstrip(), found.figure(), **content)
     return DONE
 
 
@@ -440,26 +432,6 @@ def _run_lesson(each: Lesson, args: argparse.Namespace) -> int:
     return code
 
 
-# -- course --------------------------------------------------------------------------------------------------------
-
-
-def course_arguments(sub: argparse.ArgumentParser) -> None:
-    """The arguments of ``minidl course``."""
-    sub.add_argument("action", choices=("handout", "check", "grade"), help="check is for students")
-    sub.add_argument("assignment", nargs="?", metavar="ASSIGNMENT", help="A2; check finds it by its file")
-    sub.add_argument("paths", nargs="*", metavar="PATH", help="folder of the hand-out, or the submissions")
-    sub.add_argument("--secret", metavar="S", help="grade: of the course (default: $MINIDL_COURSE_SECRET)")
-    sub.add_argument("--student", metavar="NAME", help="grade: whose it is (default: the name of the folder or file)")
-    sub.add_argument("--seconds", type=float, default=10.0, metavar="N", help="for a function (default: %(default)s)")
-
-
-def course(args: argparse.Namespace) -> int:
-    """Hand an assignment out, check one's own work, grade submissions."""
-    from minidl.course.commands import run
-
-    return run(args, print_json)
-
-
 def _write_notebook(each: Lesson, args: argparse.Namespace) -> int:
     folder = files.run_folder(args.out, f"lesson-{each.number:02d}").resolve()
     path = folder / f"{each.path.stem}.ipynb"
@@ -494,6 +466,26 @@ def _cell(number: int, mark: str, source: str) -> dict[str, Any]:
     if mark.strip() == "[markdown]":
         lines, kind = [re.sub("^# ?", "", line) for line in lines], {"cell_type": "markdown"}
     return kind | {"id": f"cell-{number:02d}", "metadata": {}, "source": "\n".join(lines)}
+
+
+# -- course --------------------------------------------------------------------------------------------------------
+
+
+def course_arguments(sub: argparse.ArgumentParser) -> None:
+    """The arguments of ``minidl course``."""
+    sub.add_argument("action", choices=("handout", "check", "grade"), help="check is for students")
+    sub.add_argument("assignment", nargs="?", metavar="ASSIGNMENT", help="A2; check finds it by its file")
+    sub.add_argument("paths", nargs="*", metavar="PATH", help="folder of the hand-out, or the submissions")
+    sub.add_argument("--secret", metavar="S", help="grade: of the course (default: $MINIDL_COURSE_SECRET)")
+    sub.add_argument("--student", metavar="NAME", help="grade: whose it is (default: the name of the folder or file)")
+    sub.add_argument("--seconds", type=float, default=10.0, metavar="N", help="for a function (default: %(default)s)")
+
+
+def course(args: argparse.Namespace) -> int:
+    """Hand an assignment out, check one's own work, grade submissions."""
+    from minidl.course.commands import run
+
+    return run(args, print_json)
 
 
 # -- bench ---------------------------------------------------------------------------------------------------------
