@@ -48,16 +48,13 @@ def run(args: argparse.Namespace, print_json: Callable[..., None]) -> int:
         raise
     found = report.write(store)
     if args.json:
-        print_json("experiment", **{k: v for k, v in found.items() if k not in ("schema", "version")}, **_where(store))
+        content = {k: v for k, v in found.items() if k not in ("schema", "version")}
+        print_json("experiment", **content, folder=str(store.folder))
     else:
         print(report.printed(found, store.records()))
         if not args.quiet:
             print(f"\nresults  {store.folder}\nrepeat   {found['command']}\nagain    {_resume(store)}")
     return 0
-
-
-def _where(store: Store) -> dict[str, str]:
-    return {"folder": str(store.folder)}
 
 
 def _resume(store: Store) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from minidl import data, init, models, optim, train
-from minidl.experiment.grid import initializer
+from minidl.experiment.grid import Grid, initializer
 from minidl.init import InitializerLike
 from minidl.lab import Report, plot_ladders, predict, probe
 from minidl.lab.draw import new_figure, on_paper
@@ -25,17 +25,8 @@ from minidl.threads import limited
 __all__ = ["ACTIVATIONS", "SCHEMES", "Comparison", "compare", "variance", "verdict"]
 
 #: The schemes compared by default, by the label they carry in table and figure.
-SCHEMES: dict[str, InitializerLike] = {
-    "zeros": init.zeros(),
-    "constant 0.1": init.constant(value=0.1),
-    "N(0, 0.01²)": init.normal(std=0.01),
-    "N(0, 1)": init.normal(std=1.0),
-    "Glorot": init.glorot_normal(),
-    "He": init.he_normal(),
-    "He truncated": init.he_truncated_normal(),
-    "orthogonal": init.orthogonal(),
-}
-ACTIVATIONS = ("sigmoid", "tanh", "relu")
+SCHEMES: dict[str, InitializerLike] = {label: initializer(label) for label in Grid.scheme}
+ACTIVATIONS = Grid.activation
 SMALL, MANY = 512, 1024  # width up to which one thread is quickest; more threads than any machine's matrix library uses
 TRAINED = 0.5  # how far the accuracy on the training part must come from guessing (0) to all right (1)
 
@@ -65,7 +56,7 @@ class Comparison:
             "test_accuracy": "test accuracy",
             "verdict": "verdict",
         }
-        return table([{**r, "test_accuracy": _percent(r["test_accuracy"])} for r in self.records], columns)
+        return table([{**r, "test_accuracy": f"{100 * r['test_accuracy']:.1f} %"} for r in self.records], columns)
 
     @on_paper()
     def figure(self) -> Any:
@@ -134,17 +125,11 @@ def compare(
     chosen = {activation: _schemes(schemes, activation) for activation in activations}
     split, sizes = _task(dataset, depth, width, seed)
     x, y = split.train[:256]
-    settings = {
-        "dataset": dataset,
-        "depth": depth,
-        "width": width,
-        "epochs": epochs,
-        "lr": lr,
-        "batch_size": batch_size,
-    }
-    found = Comparison(settings=settings | {"seed": seed, "optimizer": "SGD, momentum 0.9"})
+    settings = {"dataset": dataset, "depth": depth, "width": width, "epochs": epochs, "lr": lr}
+    settings |= {"batch_size": batch_size, "seed": seed, "optimizer": "SGD, momentum 0.9"}
+    found = Comparison(settings=settings)
     cells = [(label, activation) for activation in activations for label in chosen[activation]]
-    for label, activation in cells if quiet else progress(cells, len(cells), "networks"):
+    for label, activation in cells if quiet else progress(cells, label="networks"):
         model = models.mlp(sizes, activation, chosen[activation][label], seed=seed).to(device)
         # Overflow is what some of these networks are here to show; and products this small want no second thread.
         with np.errstate(all="ignore"), limited(1 if width <= SMALL else MANY):
@@ -249,10 +234,6 @@ def verdict(report: Report, result: Mapping[str, Any], depth: int) -> str:
 
 def _log(factor: float) -> float:
     return math.log(factor) if factor > 0 else -math.inf
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
 
 
 def _network(settings: Mapping[str, Any]) -> str:

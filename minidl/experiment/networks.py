@@ -20,16 +20,20 @@ DENSE = 128
 
 def names() -> list[str]:
     """The names that ``build`` knows. Behind "plain" any number of layers may stand."""
-    return sorted({*models.names(), "mlp", "plain22", "plain30"})
+    return sorted([*models.names(), "plain22", "plain30"])
 
 
 def check(name: str) -> None:
-    """Raise ValueError if ``build`` does not know this name; it suggests the nearest."""
+    """Refuse a name that ``build`` does not know.
+
+    Raises:
+        ValueError: it suggests the nearest, or says how many layers a plain network has at least.
+    """
     stack = PLAIN.fullmatch(name)
     if stack is None and name not in names():
         raise unknown("network", name, names())
     if stack is not None and int(stack[1]) < LEAST:
-        raise ValueError(f"{name}: a plain network has at least {LEAST} layers")
+        raise ValueError(f"{name}: a plain network has at least {LEAST} layers; take plain{LEAST} or a deeper one")
 
 
 def build(name: str, in_shape: tuple[int, ...], num_classes: int, sizes: list[int], **options: Any) -> nn.Module:
@@ -41,6 +45,9 @@ def build(name: str, in_shape: tuple[int, ...], num_classes: int, sizes: list[in
         num_classes: scores to give.
         sizes: hidden widths of the mlp.
         options: activation, init, norm and seed, as every builder of ``models`` takes them.
+
+    Raises:
+        ValueError: an unknown name, activation or scheme, or examples that the network does not take.
     """
     if name == "mlp":
         return models.mlp([math.prod(in_shape), *sizes, num_classes], **options)
@@ -74,6 +81,9 @@ def plain(
         activation, init, norm, seed: as for ``models.mlp``.
         in_shape: (C, H, W); H and W at least 16.
         num_classes: scores to give.
+
+    Raises:
+        ValueError: fewer layers or smaller images, an unknown activation or scheme.
 
     Source: He et al. 2015, "Delving Deep into Rectifiers", section 2.2 and figures 2 and 3.
     """

@@ -50,8 +50,9 @@ def measure(cell: Cell, device: str = "cpu", checkpoint: Path | None = None) -> 
         split, counts = loaded(cell)
         model = build(cell, split).to(device)
         report = _probed(cell, model, split.train, device)
-        result: dict[str, Any] = {"images": counts, "class_counts": _class_counts(split)}
-        result |= {"parameters": sum(p.size for p in model.parameters())}
+        classes = {part: getattr(split, part).counts().tolist() for part in ("train", "test")}
+        result: dict[str, Any] = {"images": counts, "class_counts": classes}
+        result["parameters"] = sum(p.size for p in model.parameters())
         result |= {"initial_loss": report.loss, **report.changes(), "ladder": report.records}
         epoch_seconds: list[float] = []
         if _enough(cell, split):
@@ -84,11 +85,6 @@ def _loaded(dataset: str, seed: int) -> Split:
     return split
 
 
-def _class_counts(split: Split) -> dict[str, list[int]]:
-    """How many images of each class there are, in the order of the classes."""
-    return {part: getattr(split, part).counts().tolist() for part in ("train", "test")}
-
-
 def _enough(cell: Cell, split: Split) -> bool:
     """Whether this cell trains: it was asked to, and no class of photographs is all but empty."""
     few = cell.dataset == "imagenet" and (split.train.counts().min() < FEW or not len(split.test))
@@ -97,14 +93,16 @@ def _enough(cell: Cell, split: Split) -> bool:
 
 def build(cell: Cell, split: Split) -> Module:
     """The untrained network of a cell."""
-    options = {
-        "activation": cell.activation,
-        "init": initializer(cell.scheme, cell.activation),
-        "norm": cell.norm,
-        "seed": cell.seed,
-    }
-    sizes = [cell.width or 1] * (cell.depth or 1)
-    return networks.build(cell.network, split.train.shape, len(split.classes), sizes, **options)
+    return networks.build(
+        cell.network,
+        split.train.shape,
+        len(split.classes),
+        [cell.width or 1] * (cell.depth or 1),
+        activation=cell.activation,
+        init=initializer(cell.scheme, cell.activation),
+        norm=cell.norm,
+        seed=cell.seed,
+    )
 
 
 def _probed(cell: Cell, model: Module, part: Part, device: str) -> Report:
