@@ -7,7 +7,7 @@ import pytest
 from conftest import DEVICE, fetch, tensor
 
 from minidl import grad, init, meanfield, models, nn, no_grad, ops
-from minidl.init.analytic import Law
+from minidl.meanfield.law import Law
 
 IMAGES = {"lenet5": (1, 28, 28), "vgg11": (3, 16, 16), "resnet20": (3, 8, 8), "googlenet": (3, 17, 17)}
 NETWORKS = [

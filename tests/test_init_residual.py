@@ -204,8 +204,8 @@ def test_fixup_sets_the_learned_numbers_and_takes_another_scheme_and_comes_out_t
 
 
 def test_fixup_without_a_classifier_takes_none():
-    report = init.fixup(Stream(lambda n: plain(n, nn.Scale()), n=16).to(DEVICE))
-    assert "classifier" not in str(report)
+    for model in (Stream(lambda n: plain(n, nn.Scale()), n=16), plain(16, nn.Scale())):
+        assert "classifier" not in str(init.fixup(model.to(DEVICE)))
     stem = nn.Sequential(nn.Linear(16, 16), plain(16, nn.Scale())).to(DEVICE)
     init.fixup(stem)
     assert fetch(stem[0].weight).any()
@@ -364,6 +364,8 @@ def test_a_bad_alpha_a_bad_scheme_and_an_empty_branch_are_named():
         init.fixup(model, "he_norml")
     with pytest.raises(ValueError, match="holds no layer with a weight"):
         init.rezero(nn.Sequential(nn.Residual(nn.ReLU())))
+    with pytest.raises(ValueError, match="the branch of the model holds no layer with a weight"):
+        init.rezero(nn.Residual(nn.ReLU()))
     assert same(before, model)
 
 

@@ -15,20 +15,12 @@ import numpy as np
 from minidl import threads
 from minidl.backend import array_module, device_of, to_device
 from minidl.init.layer_rules import through_weight
-from minidl.init.model_level import (
-    ModelReport,
-    as_in_training,
-    effective_weight,
-    rescale,
-    rms,
-    weighted_layers,
-)
+from minidl.init.model_level import ModelReport, as_in_training, effective_weight, layers_to_set, rescale, rms
 from minidl.init.signal import Back, Call, Signal, trace
 from minidl.init.walk import Walk
-from minidl.meanfield.law import Law
 from minidl.tensor import Tensor
 
-__all__ = ["Law", "autoinit"]
+__all__ = ["autoinit"]
 
 
 def autoinit(model: Any, in_shape: Sequence[int], *, mean: float = 0.0, variance: float = 1.0) -> ModelReport:
@@ -61,9 +53,7 @@ def autoinit(model: Any, in_shape: Sequence[int], *, mean: float = 0.0, variance
     """
     if not (0 <= variance < math.inf and math.isfinite(mean)) or variance + mean**2 == 0:
         raise ValueError(f"autoinit: inputs need a finite mean and variance, not both 0; got {mean} and {variance}")
-    layers = weighted_layers(model)
-    if not layers:
-        raise ValueError("autoinit has nothing to set: no layer of this model has a weight with fans")
+    layers = layers_to_set("autoinit", model)
     first = next(parameter for _, parameter in model.named_parameters())
     zeros = Tensor(to_device(np.zeros((2, *in_shape), first.dtype), device_of(first.data)))
     with as_in_training(model):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from minidl import ops
 from minidl.backend import Array, array_module, device_of, to_device, to_host
@@ -19,13 +20,13 @@ from minidl.init.model_level import (
     Layers,
     ModelReport,
     as_in_training,
+    layers_to_set,
     placed,
     rescale,
     rms,
     size_of,
     undone_on_error,
     visit_layers,
-    weighted_layers,
 )
 from minidl.tensor import Tensor, grad
 from minidl.text import unknown
@@ -85,19 +86,12 @@ def lsuv(
         records[-1]["iterations"] = rounds
         return output
 
-    layers = _layers("lsuv", model)
+    layers = layers_to_set("lsuv", model)
     with undone_on_error(model):
         visit_layers("lsuv", model, placed("lsuv", model, x), layers, scale)
     far = [r["layer"] for r in records if abs(r["std"] - target) > tol * target]
     notes = [f"not within {tol:g} after {max_iter} iterations, for the biases spread too far: {', '.join(far)}"]
     return ModelReport(f"lsuv: {std} standard deviation {target:g} in every layer", records, notes=notes if far else [])
-
-
-def _layers(method: str, model: Any) -> list[tuple[str, Any]]:
-    layers = weighted_layers(model)
-    if not layers:
-        raise ValueError(f"{method} has nothing to set: no layer of this model has a weight with fans")
-    return layers
 
 
 def _deviation(path: str, h: Array, std: str) -> float:
@@ -139,7 +133,7 @@ def first_batch_norm(model: Any, x: Any) -> ModelReport:
 
     Source: Kingma & Dhariwal 2018, "Glow", section 3.1 (their actnorm layer); also the first step of Krähenbühl et al.
     """
-    return _normalize("first_batch_norm", model, x, _layers("first_batch_norm", model))
+    return _normalize("first_batch_norm", model, x, layers_to_set("first_batch_norm", model))
 
 
 def weight_norm_data(model: Any, x: Any) -> ModelReport:
@@ -160,14 +154,15 @@ def weight_norm_data(model: Any, x: Any) -> ModelReport:
 
     Source: Salimans & Kingma 2016, "Weight Normalization", section 3.
     """
-    layers = [(path, module) for path, module in _layers("weight_norm_data", model) if hasattr(module, "gain")]
+    everything = layers_to_set("weight_norm_data", model)
+    layers = [(path, module) for path, module in everything if hasattr(module, "gain")]
     if not layers:
         raise ValueError(
             "weight_norm_data: no layer has weight normalization; wrap some, nn.WeightNorm(nn.Linear(…)), or take "
             "init.first_batch_norm, which does the same to plain weights"
         )
     report = _normalize("weight_norm_data", model, x, layers)
-    others = [path for path, module in weighted_layers(model) if not hasattr(module, "gain")]
+    others = [path for path, module in everything if not hasattr(module, "gain")]
     report.notes += [f"left alone, for they have no weight normalization: {', '.join(others)}"] if others else []
     return report
 
@@ -274,7 +269,7 @@ def krahenbuhl(
     Source: Krähenbühl, Doersch, Donahue & Darrell 2015, "Data-dependent Initializations of Convolutional Neural
     Networks", algorithms 1 and 2; their update looks at one layer at a time, and ends where this one does.
     """
-    layers = _layers("krahenbuhl", model)
+    layers = layers_to_set("krahenbuhl", model)
     if between:
         _check_chain(model, layers)
     with undone_on_error(model):
@@ -337,9 +332,7 @@ def _loss(inputs: Tensor, y: Any, rng: np.random.Generator) -> Callable[[Tensor]
     return linear
 
 
-def _relative_gradients(
-    model: Any, layers: Layers, x: Tensor, loss: Callable[[Tensor], Tensor]
-) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _relative_gradients(model: Any, layers: Layers, x: Tensor, loss: Callable[[Tensor], Tensor]) -> NDArray[np.float64]:
     """``‖∂ℓ/∂W‖/‖W‖`` of every layer."""
     with as_in_training(model):
         grads = grad(loss(model(x)), [module.weight for _, module in layers])
@@ -350,12 +343,12 @@ def _relative_gradients(
     return np.array(rates)
 
 
-def _unevenness(rates: np.ndarray[Any, np.dtype[np.float64]]) -> float:
+def _unevenness(rates: NDArray[np.float64]) -> float:
     logs = np.log(rates)
     return float(np.abs(logs - logs.mean()).max())
 
 
-def _shift_scales(layers: Layers, log_r: np.ndarray[Any, np.dtype[np.float64]]) -> None:
+def _shift_scales(layers: Layers, log_r: NDArray[np.float64]) -> None:
     """Layer k's output times r_k, undone in the next layer; nothing can undo that of the last, so it stays."""
     r = [*np.exp(log_r[:-1]).tolist(), 1.0]
     for k, (_, module) in enumerate(layers):

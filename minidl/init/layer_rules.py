@@ -19,6 +19,7 @@ from minidl.init.signal import Back, Batch, Call, Signal
 from minidl.meanfield import ACTIVATIONS, gaussian_moments, half_difference
 from minidl.meanfield.gaussian import Values, evaluate
 from minidl.meanfield.law import Law
+from minidl.ops.conv import pair
 
 __all__ = ["LAYERS", "activation", "slopes_at", "through_weight", "times", "weight_moments", "weighted"]
 
@@ -75,24 +76,27 @@ def through_weight(call: Call, signal: Signal, square: float) -> tuple[float, Va
     if not hasattr(layer, "kernel_size"):
         inputs, outputs = call.input.shape[-1], call.output.shape[-1]
         return inputs * square, None, lambda delta: outputs * square * np.mean(delta)
-    rows, columns = (_taps(layer, call, axis) for axis in (0, 1))
     groups, (first, second) = layer.groups, layer.weight.shape[:2]
     if hasattr(layer, "output_padding"):
         inputs, outputs = first // groups, second
     else:
         inputs, outputs = second, first // groups
-    summed = inputs * square * (rows @ _over_places(signal.profile, call.input, 1.0) @ columns.T)
-    gain = float(summed.mean())
-    return (
-        gain,
-        summed / gain if gain else None,
-        lambda delta: outputs * square * (rows.T @ _over_places(delta, call.output) @ columns),
-    )
+    summed, back = _over_windows(layer, call, signal)
+    gain = inputs * square * float(summed.mean())
+    return gain, summed / summed.mean() if gain else None, lambda delta: outputs * square * back(delta)
 
 
-def _over_places(value: Any, image: Any, default: float = 0.0) -> Values:
+def _over_windows(layer: Any, call: Call, signal: Signal) -> tuple[Values, Back]:
+    """For each place of the output, the profile summed over its window; and ``E δ²`` summed for each of the input."""
+    rows, columns = (_taps(layer, call, axis) for axis in (0, 1))
+    profile = 1.0 if signal.profile is None else signal.profile
+    summed = rows @ _at_every_place(profile, call.input) @ columns.T
+    return summed, lambda delta: rows.T @ _at_every_place(delta, call.output) @ columns
+
+
+def _at_every_place(value: Any, image: Any) -> Values:
     """One number as the same at every place of an image (N, C, H, W)."""
-    return np.broadcast_to(np.asarray(default if value is None else value, np.float64), image.shape[2:])
+    return np.broadcast_to(np.asarray(value, np.float64), image.shape[2:])
 
 
 def _taps(layer: Any, call: Call, axis: int) -> Values:
@@ -100,8 +104,8 @@ def _taps(layer: Any, call: Call, axis: int) -> Values:
     size, out = call.input.shape[2 + axis], call.output.shape[2 + axis]
     if hasattr(layer, "output_padding"):  # transposed: the roles are exchanged
         size, out = out, size
-    kernel, padding = _on(layer.kernel_size, axis), _on(layer.padding, axis)
-    stride, dilation = _on(layer.stride or layer.kernel_size, axis), _on(getattr(layer, "dilation", 1), axis)
+    kernel, padding = pair(layer.kernel_size)[axis], pair(layer.padding)[axis]
+    stride, dilation = pair(layer.stride or layer.kernel_size)[axis], pair(getattr(layer, "dilation", 1))[axis]
     at = np.arange(out)[:, None] * stride - padding + np.arange(kernel) * dilation
     if getattr(layer, "padding_mode", "zeros") == "circular":
         at %= size
@@ -109,11 +113,6 @@ def _taps(layer: Any, call: Call, axis: int) -> Values:
     inside = (at >= 0) & (at < size)
     np.add.at(counts, (np.nonzero(inside)[0], at[inside]), 1.0)
     return counts.T if hasattr(layer, "output_padding") else counts
-
-
-def _on(pair: Any, axis: int) -> int:
-    """``3`` and ``(3, 3)`` along one axis."""
-    return int(pair if isinstance(pair, int | np.integer) else pair[axis])
 
 
 def times(factor: float) -> Back:
@@ -164,11 +163,7 @@ def _seen_from(module: Any, mean: float) -> tuple[Any, dict[str, Any]]:
     if mean == 0 and ACTIVATIONS.get(name) is module.function:
         return name, dict(module.options)
     phi = functools.partial(module.function, **module.options)
-    return functools.partial(_shifted, phi, mean), {}
-
-
-def _shifted(f: Callable[[Any], Any], mean: float, z: Any) -> Any:
-    return f(z + mean)
+    return lambda z: phi(z + mean), {}
 
 
 def _elasticity(f: Callable[[Any], Any], before: Signal, after: Signal) -> float:
@@ -268,17 +263,16 @@ def _avg_pool(batch: Batch, call: Call, signal: Signal) -> tuple[Signal, Back]:
 
 def _pooled(call: Call, signal: Signal, law: Law, share: float) -> tuple[Signal, Back]:
     """``share``: which part of the second moment of a gradient a window sends on to its places, together."""
-    rows, columns = (_taps(call.module, call, axis) for axis in (0, 1))
-    summed = rows @ _over_places(signal.profile, call.input, 1.0) @ columns.T
+    summed, back = _over_windows(call.module, call, signal)
     after = Signal(law, luck=signal.luck, profile=summed / (summed.mean() or 1.0))
     after.half = _strided(call, {kind: after.variance * signal.apart(kind) for kind in signal.half})
     after.neighbours = 1 - after.apart("near1")
     each = share / _window(call)
-    return after, lambda delta: each * (rows.T @ _over_places(delta, call.output) @ columns)
+    return after, lambda delta: each * back(delta)
 
 
 def _window(call: Call) -> int:
-    return _on(call.module.kernel_size, 0) * _on(call.module.kernel_size, 1)
+    return math.prod(pair(call.module.kernel_size))
 
 
 def _global_pool(batch: Batch, call: Call, signal: Signal) -> tuple[Signal, Back]:

@@ -21,6 +21,8 @@ __all__ = [
     "ModelReport",
     "as_in_training",
     "effective_weight",
+    "is_weighted",
+    "layers_to_set",
     "placed",
     "rescale",
     "rms",
@@ -62,13 +64,30 @@ class ModelReport:
         return "\n".join(lines + self.notes)
 
 
+def is_weighted(module: Any) -> bool:
+    """Whether a layer has a weight that fans apply to."""
+    return getattr(module, "fans", None) is not None and getattr(module, "weight", None) is not None
+
+
 def weighted_layers(model: Any) -> list[tuple[str, Any]]:
-    """(path, module) of every layer with a weight that has fans, each weight once."""
+    """(path, module) of every weighted layer, each weight once."""
     found: dict[int, tuple[str, Any]] = {}
     for path, module in model.named_modules():
-        if getattr(module, "fans", None) is not None and getattr(module, "weight", None) is not None:
+        if is_weighted(module):
             found.setdefault(id(module.weight), (path, module))
     return list(found.values())
+
+
+def layers_to_set(method: str, model: Any) -> list[tuple[str, Any]]:
+    """``weighted_layers`` of a model that has some.
+
+    Raises:
+        ValueError: it has none.
+    """
+    layers = weighted_layers(model)
+    if not layers:
+        raise ValueError(f"{method} has nothing to set: no layer of this model has a weight with fans")
+    return layers
 
 
 def size_of(module: Any) -> Any:

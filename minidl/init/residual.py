@@ -7,26 +7,22 @@ cures: end each branch in zero, or make it small. They set values in branches th
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 from minidl.backend import array_module, to_host
 from minidl.init.apply import Spec, apply
-from minidl.init.model_level import ModelReport, effective_weight, rescale, rms, size_of, weighted_layers
+from minidl.init.model_level import ModelReport, effective_weight, is_weighted, rescale, rms, size_of, weighted_layers
 
 __all__ = ["fixup", "rezero", "scaled_residual", "skipinit", "zero_gamma"]
 
 
-@dataclass
 class _Block:
     """A residual block: where it is, and what its branch holds in the order of its layers."""
 
-    path: str
-    module: Any
-
-    def __post_init__(self) -> None:
-        everything = list(self.module.branch.named_modules(f"{self.path}.branch".lstrip(".")))
-        self.weighted = [(path, m) for path, m in everything if getattr(m, "fans", None) is not None]
+    def __init__(self, path: str, module: Any) -> None:
+        self.path, self.module = path or "the model", module
+        everything = list(module.branch.named_modules(f"{path}.branch".lstrip(".")))
+        self.weighted = [(path, m) for path, m in everything if is_weighted(m)]
         self.norms = [(path, m) for path, m in everything if hasattr(m, "running_mean")]
         self.scales = [(path, m) for path, m in everything if hasattr(getattr(m, "scale", None), "data")]
         self.order = [path for path, m in everything]
@@ -263,9 +259,9 @@ def scaled_residual(model: Any) -> ModelReport:
 def _classifier(model: Any, blocks: list[_Block]) -> list[tuple[str, Any]]:
     """The last weighted layer, if it comes after all blocks."""
     inside = {id(m) for block in blocks for _, m in block.module.named_modules()}
-    order = [path for path, _ in model.named_modules()]
-    after = order.index(blocks[-1].path)
-    return [(p, m) for p, m in weighted_layers(model) if id(m) not in inside and order.index(p) > after][-1:]
+    modules = [m for _, m in model.named_modules()]
+    behind = modules[modules.index(blocks[-1].module) :]
+    return [(p, m) for p, m in weighted_layers(model) if m in behind and id(m) not in inside][-1:]
 
 
 def _set(parameter: Any, value: float) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from minidl.init.layer_rules import LAYERS, activation, slopes_at, times, weighted
+from minidl.init.model_level import is_weighted
 from minidl.init.signal import Back, Batch, Call, Signal
 from minidl.meanfield.law import Law
 
@@ -40,7 +41,7 @@ class Walk:
     def through(self, call: Call, signal: Signal) -> Any:
         """What comes out of a module for a signal: a Signal, or a list of them where it has several outputs."""
         module, kind = call.module, call.kind
-        if getattr(module, "fans", None) is not None and getattr(module, "weight", None) is not None:
+        if is_weighted(module):
             return self.step(call, signal, *self.weighted(call, signal))
         if kind in CONTAINERS:
             return CONTAINERS[kind](self, call, signal)
