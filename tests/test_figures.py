@@ -487,6 +487,11 @@ def test_a_bias_has_no_units_to_compare():
 # -------------------------------------------------------------------------------------------------- before and after
 
 
+def test_a_model_without_weights_has_an_empty_figure():
+    figure = lab.BeforeAfter.from_model(nn.Sequential(relu=nn.ReLU()), lambda m: None, "nothing")
+    assert figure.records == [] and figure.plot(axes()).get_title() == "nothing: the scale of every layer"
+
+
 def test_the_scale_of_he_is_the_root_of_two_and_that_of_torch_the_root_of_a_third():
     model = models.mlp([300, 500, 200, 400], "relu", "torch_default")
     before = {path: w.data.copy() for path, w in model.named_parameters()}
@@ -774,6 +779,63 @@ def test_layers_can_be_chosen_and_an_unknown_one_is_named():
         lab.Ridgeline.from_report(report, layers=["conv1"])
     with pytest.raises(ValueError, match="histograms=True"):
         lab.Ridgeline.from_report(lab.Report([], 0.0))
+
+
+class Shared(nn.Module):
+    """One ReLU behind two layers, and one layer that is used twice."""
+
+    def __init__(self):
+        self.first, self.second, self.relu = nn.Linear(8, 8), nn.Linear(8, 8), nn.ReLU()
+
+    def forward(self, x):
+        return self.second(self.second(self.relu(self.second(self.relu(self.first(x))))))
+
+
+def probe_of_shared():
+    model = Shared()
+    init.apply(model, "he_normal", seed=0)
+    model.second.weight.data *= 0.1  # the two histograms differ
+    x = np.random.default_rng(1).standard_normal((32, 8), dtype=np.float32)
+    y = np.arange(32) % 8
+    return model, x, lab.probe(model, x, y, histograms=True, jacobian=True)
+
+
+def test_a_layer_that_runs_twice_has_two_ridges_each_with_its_own_outputs():
+    model, x, report = probe_of_shared()
+    ridges = lab.Ridgeline.from_report(report, lab.predict(model, x)).ridges
+    assert [r.layer for r in ridges] == ["relu", "relu"]
+    first = np.maximum(model.first(x).numpy(), 0)
+    second = np.maximum(model.second(first).numpy(), 0)
+    for r, h in zip(ridges, (first, second), strict=True):
+        assert (r.edges[0], r.edges[-1]) == pytest.approx((0, h.max()), rel=0.3)
+        assert r.rms == pytest.approx(np.sqrt(np.mean(h**2)), rel=1e-5)
+        np.testing.assert_allclose(r.density, np.histogram(h, r.edges)[0] / h.size / np.diff(r.edges), atol=0.05)
+        assert (np.diff(r.edges) > 0).all() and len(r.density) == len(r.predicted) == 60
+    assert [r.layer for r in lab.Ridgeline.from_report(report, layers=["second"]).ridges] == ["second"] * 3
+
+
+def test_a_prediction_of_another_model_is_refused_by_the_ridgeline():
+    _, _, report = probe_of_shared()
+    x = np.zeros((4, 12), np.float32)
+    with pytest.raises(ValueError, match="take both of the same model"):
+        lab.Ridgeline.from_report(report, lab.predict(small_model(), x))
+
+
+def test_a_weight_that_is_used_twice_has_two_columns_of_singular_values():
+    model, _, report = probe_of_shared()
+    figure = lab.Spectrum.from_report(report)
+    assert figure.layers == ["first", "second", "second", "second"]
+    jacobian = model.first.weight.numpy()
+    np.testing.assert_allclose(figure.values[0], np.linalg.svd(jacobian, compute_uv=False), rtol=1e-5)
+    assert [len(v) for v in figure.values] == [8] * 4
+
+
+def test_the_heat_map_shows_a_layer_that_runs_twice_by_its_first_output():
+    twice = bins_of("relu", NORMAL, step=0) + bins_of("relu", 100 + NORMAL, step=0)
+    states = [record("relu", "ReLU", dead=d) | {"step": 0} for d in (0.9, 0.0)]
+    (strip,) = lab.TrainingHeatmap.from_records(twice, states).strips
+    assert (strip.edges[0], strip.edges[-1]) == pytest.approx((NORMAL.min(), NORMAL.max()))
+    assert strip.shares.sum() == pytest.approx(1) and strip.dead == [True]
 
 
 # ------------------------------------------------------------------------------------------------- training heat map

@@ -15,9 +15,10 @@ from typing import Any, ClassVar
 
 from minidl.lab.draw import new_axes, new_figure, on_paper
 
-__all__ = ["Display", "evenly", "heading", "label_ends", "short", "times"]
+__all__ = ["Display", "by_call", "check_same_layers", "evenly", "heading", "label_ends", "or_nan", "short", "times"]
 
 SMALL = 9  # points: the smallest text in any figure
+LINE = 0.055  # height of a line of text beside the axis, as a share of the axis
 BOX = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
 STABLE: dict[str, dict[str, Any]] = {  # without a date two files of the same figure are the same bytes
     ".png": {},
@@ -97,6 +98,30 @@ def short(name: str, longest: int = 18) -> str:
     return f"{name[: kept - kept // 2]}…{name[-(kept // 2) :]}"
 
 
+def or_nan(value: float | None) -> float:
+    """None is what a file holds for a value that was not finite, or a gradient that never came."""
+    return math.nan if value is None else value
+
+
+def by_call(bins: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """One histogram for each call: where a layer runs several times, its bins do not go on but begin anew."""
+    found: list[list[Mapping[str, Any]]] = []
+    for b in bins:
+        if not found or (b["layer"], b["low"]) != (found[-1][-1]["layer"], found[-1][-1]["high"]):
+            found.append([])
+        found[-1].append(b)
+    return found
+
+
+def check_same_layers(report: Any, prediction: Any) -> None:
+    """Raises ValueError if the layers of a ``lab.predict`` are not those of the ``lab.probe``."""
+    if [r["layer"] for r in prediction.records] != [r["layer"] for r in report.records]:
+        raise ValueError(
+            f"the prediction has {len(prediction.records)} layers, the report {len(report.records)}, and they are not "
+            "the same: take both of the same model"
+        )
+
+
 def evenly(count: int, most: int) -> list[int]:
     """At most ``most`` of the indices 0 … count - 1, evenly spread, with the first and the last."""
     if count <= most:
@@ -119,26 +144,24 @@ def heading(ax: Any, title: str, badge: str = "") -> None:
     ax.title.set_color(ink)
 
 
-def label_ends(ax: Any, ends: Sequence[tuple[float, str, str]], gap: float = 0.055, x: float = 1.015) -> None:
+def label_ends(ax: Any, ends: Sequence[tuple[float, str, str]]) -> None:
     """Names at the right edge, at the heights where their lines end, pushed apart where they would meet.
 
     Args:
         ax: its limits and scales are final.
         ends: (height in data units, text, colour); a height that is not finite is put at the top, one that a
             logarithmic axis has no place for at the bottom.
-        gap: height of one line of text, as a share of the axis.
-        x: where the names begin, as a share of the axis.
     """
     places = sorted((_height(ax, y), i) for i, (y, _, _) in enumerate(ends))
     wanted = [height for height, _ in places]
     lines = [ends[i][1].count("\n") + 1 for _, i in places]
-    for (height, i), y in zip(places, _apart(wanted, [gap * n for n in lines]), strict=True):
+    for (height, i), y in zip(places, _apart(wanted, [LINE * n for n in lines]), strict=True):
         _, text, colour = ends[i]
-        moved = abs(y - height) > gap / 3
+        moved = abs(y - height) > LINE / 3
         ax.annotate(
             text,
             (1.0, height),
-            (x + 0.03 * moved, y),
+            (1.015 + 0.03 * moved, y),
             xycoords="axes fraction",
             va="center",
             fontsize=SMALL + 0.5,

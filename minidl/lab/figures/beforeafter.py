@@ -11,12 +11,12 @@ from typing import Any
 from minidl.backend import to_host
 from minidl.init.model_level import effective_weight, weighted_layers
 from minidl.lab.figures.base import SMALL, Display, evenly, heading, label_ends, short
+from minidl.lab.untouched import path_of
 
 __all__ = ["BeforeAfter"]
 
 HE = math.sqrt(2)
 FAR = 1e5
-MARKED = {"before": ("#7F7F7F", "o"), "after": ("#0072B2", "s")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,11 +49,12 @@ class BeforeAfter(Display):
             title: of the figure.
         """
         twin = copy.deepcopy(model)
-        layers, before = zip(*_scales(twin), strict=True)
+        before = _scales(twin)
         change(twin)
-        after = tuple(scale for _, scale in _scales(twin))
+        after = _scales(twin)
         method = method or getattr(change, "__name__", "after")
-        return cls(layers, before, after, method, title or f"{method}: the scale of every layer")
+        title = title or f"{method}: the scale of every layer"
+        return cls(tuple(before), tuple(before.values()), tuple(after.values()), method, title)
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -79,7 +80,7 @@ class BeforeAfter(Display):
         ax.set_ylabel("σ_w = std(W) √fan_in")
         ax.grid(True, axis="y", which="major", color="#DDDDDD", linewidth=0.6)
         ends = [(_inside(self.after[i], low, high), short(self.layers[i]), "#000000") for i in named]
-        label_ends(ax, ends, gap=0.055)
+        label_ends(ax, ends)
         heading(ax, self.title)
 
     def _limits(self) -> tuple[float, float]:
@@ -95,10 +96,7 @@ class BeforeAfter(Display):
         share = number / max(len(self.layers) - 1, 1)
         colour = colormaps["cividis_r"](0.15 + 0.85 * share)
         ax.plot([0, 1], [first, last], color=colour, linewidth=1.4, zorder=2)
-        for x, y, value, (_, marker) in (
-            (0, first, self.before[number], MARKED["before"]),
-            (1, last, self.after[number], MARKED["after"]),
-        ):
+        for x, y, value, marker in ((0, first, self.before[number], "o"), (1, last, self.after[number], "s")):
             good = 0 < value < math.inf
             ax.plot([x], [y], marker=marker if good else "x", color=colour, markersize=6, clip_on=False, zorder=3)
 
@@ -117,9 +115,10 @@ def _plain_ticks(ax: Any, low: float, high: float) -> None:
     ax.minorticks_off()
 
 
-def _scales(model: Any) -> list[tuple[str, float]]:
-    found = []
+def _scales(model: Any) -> dict[str, float]:
+    """σ_w of every layer with weights, by its path."""
+    found = {}
     for path, module in weighted_layers(model):
         weight = to_host(effective_weight(module)).astype("float64")
-        found.append((path or type(module).__name__, float(weight.std()) * math.sqrt(module.fans[0])))
+        found[path_of(path, module)] = float(weight.std()) * math.sqrt(module.fans[0])
     return found

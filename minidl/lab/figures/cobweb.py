@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -92,7 +93,7 @@ class Cobweb(Display):
         steps = [start]
         while len(steps) < depth:
             steps.append(min(max(after(steps[-1]), -1.0), 1.0))
-        x = np.linspace(min(0.0, *steps, start), 1.0, POINTS)
+        x = np.linspace(min(0.0, *steps), 1.0, POINTS)
         slope = chi(activation, q, sigma_w)
         says = f"slope at 1: χ₁ = {slope:.3g}, {'order' if slope < 0.999 else 'chaos' if slope > 1.001 else 'the edge'}"
         return cls("c", (x.tolist(), [after(c) for c in x]), steps, _title(activation, sigma_w, sigma_b), says)
@@ -117,14 +118,12 @@ class Cobweb(Display):
             label=f"{self.quantity}' = {self.quantity}",
         )
         ax.plot(x, y, color="#0072B2", linewidth=2.2, label="one layer")
-        corners = [(self.steps[0], low)]
-        for now, after in zip(self.steps, self.steps[1:], strict=False):
-            corners += [(now, after), (after, after)]
-        ax.plot(*zip(*corners, strict=True), color="#D55E00", linewidth=1.2, marker="", label="layer by layer")
-        ups = list(zip(self.steps, self.steps[1:], strict=False))
+        ups = list(pairwise(self.steps))
+        corners = [(self.steps[0], low), *(corner for now, after in ups for corner in ((now, after), (after, after)))]
+        ax.plot(*zip(*corners, strict=True), color="#D55E00", linewidth=1.2, label="layer by layer")
         if ups:
             ax.plot(*zip(*ups, strict=True), "o", color="#D55E00", markersize=4)
-        self._number(ax, ups, high - low)
+        _name_layers(ax, ups, high - low)
         ax.set_xlim(low, high)
         ax.set_ylim(low, max(high, min(max(y), 1.2 * high)))
         names = {"q": "variance q of the pre-activation", "c": "correlation c of two inputs"}
@@ -133,15 +132,14 @@ class Cobweb(Display):
         ax.legend(loc="best", fontsize=SMALL, framealpha=0.9, labelcolor="black")
         heading(ax, self.title, self.says)
 
-    def _number(self, ax: Any, ups: Sequence[tuple[float, float]], span: float) -> None:
-        """The number of a layer at its step, as long as the steps are far enough apart to carry one."""
-        last: tuple[float, float] | None = None
-        for layer, place in enumerate(ups, start=2):
-            if last is None or math.dist(place, last) > 0.05 * span:
-                ax.annotate(
-                    str(layer), place, (5, -10), textcoords="offset points", fontsize=SMALL, color="#000000", zorder=4
-                )
-                last = place
+
+def _name_layers(ax: Any, ups: Sequence[tuple[float, float]], span: float) -> None:
+    """The number of a layer at its step, as long as the steps are far enough apart to carry one."""
+    last: tuple[float, float] | None = None
+    for layer, place in enumerate(ups, start=2):
+        if last is None or math.dist(place, last) > 0.05 * span:
+            ax.annotate(str(layer), place, (5, -10), textcoords="offset points", fontsize=SMALL, zorder=4)
+            last = place
 
 
 def _title(activation: str | Callable[..., Any], sigma_w: float, sigma_b: float) -> str:

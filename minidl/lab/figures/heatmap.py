@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from minidl.lab.figures.base import SMALL, Display, evenly, heading, short
+from minidl.lab.figures.base import SMALL, Display, by_call, evenly, heading, short
 
 __all__ = ["HeatStrip", "TrainingHeatmap"]
 
@@ -78,7 +78,7 @@ class TrainingHeatmap(Display):
         prediction: Any = None,
         title: str = "",
     ) -> TrainingHeatmap:
-        """Of what ``lab.watch`` collected.
+        """Of what ``lab.watch`` collected. A layer that runs several times in one pass is shown by its first output.
 
         Args:
             histograms: one per step, layer and bin: ``step``, ``layer``, ``low``, ``high``, ``density``.
@@ -96,8 +96,8 @@ class TrainingHeatmap(Display):
         if missing:
             raise ValueError(f"no histogram of {', '.join(missing)}; there are: {', '.join(names) or 'none'}")
         steps = sorted({h["step"] for h in histograms} | {r["step"] for r in records})
-        states = {(r["step"], r["layer"]): r for r in records}
-        predicted = {} if prediction is None else {r["layer"]: r for r in prediction.records}
+        states = {(r["step"], r["layer"]): r for r in reversed(records)}
+        predicted = {} if prediction is None else {r["layer"]: r for r in reversed(prediction.records)}
         strips = []
         for layer in chosen:
             looks = _looks(histograms, layer, steps)
@@ -183,11 +183,12 @@ class TrainingHeatmap(Display):
 
 
 def _looks(histograms: Sequence[Mapping[str, Any]], layer: str, steps: Sequence[int]) -> list[list[Mapping[str, Any]]]:
+    """The bins of one layer at each step."""
     found: dict[int, list[Mapping[str, Any]]] = {step: [] for step in steps}
     for h in histograms:
         if h["layer"] == layer:
             found[h["step"]].append(h)
-    return list(found.values())
+    return [by_call(look)[0] if look else [] for look in found.values()]
 
 
 def _strip(

@@ -40,7 +40,7 @@ class IdentityMatrix(Display):
         Raises:
             ValueError: fewer than two axes.
         """
-        array = getattr(weight, "data", weight) if hasattr(weight, "requires_grad") else weight
+        array = weight.data if hasattr(weight, "requires_grad") else weight
         if len(array.shape) < 2:
             raise ValueError(f"a weight needs at least two axes, units and inputs; got shape {tuple(array.shape)}")
         host = to_host(array[:units])

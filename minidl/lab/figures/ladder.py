@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from minidl.lab.draw import ladder_axes, ladder_limits, ladder_line, theory_line
-from minidl.lab.figures.base import Display, heading, label_ends, times
+from minidl.lab.figures.base import Display, check_same_layers, heading, label_ends, or_nan, times
 from minidl.lab.limits import HARMLESS, STALLS
 
 __all__ = ["SignalLadder"]
@@ -60,7 +60,7 @@ class SignalLadder(Display):
             ValueError: the prediction is of another model.
         """
         hidden = [i for i, r in enumerate(report.records) if r["weight_std"] is not None][:-1]
-        measured = {key: [_number(report.records[i][key]) for i in hidden] for key in LINES}
+        measured = {key: [or_nan(report.records[i][key]) for i in hidden] for key in LINES}
         theory = {} if prediction is None else _predicted(report, prediction, hidden, measured)
         layers = [report.records[i]["layer"] for i in hidden]
         return cls(layers, measured, theory, report.changes(), report.title or "Signal and gradient by layer", says)
@@ -138,12 +138,7 @@ class SignalLadder(Display):
             lost = math.isinf(self._lost(change))
             down = " down" if key == "delta_rms" else ""
             said = f"\n{self._gone(change)}" if lost else f"\n{times(self.changes[change])} / layer{down}"
-        return (last if last >= low or last != last else low), f"{name}{said}", style[0]
-
-
-def _number(value: float | None) -> float:
-    """None is what a file holds for a value that was not finite, or a gradient that never came."""
-    return math.nan if value is None else value
+        return (low if last < low else last), f"{name}{said}", style[0]
 
 
 def _level(lost: float) -> int:
@@ -154,11 +149,7 @@ def _predicted(
     report: Any, prediction: Any, hidden: Sequence[int], measured: Mapping[str, Sequence[float]]
 ) -> dict[str, list[float]]:
     """The predictions for the hidden layers; the gradient's in the units of the measured one."""
-    if [r["layer"] for r in prediction.records] != [r["layer"] for r in report.records]:
-        raise ValueError(
-            f"the prediction has {len(prediction.records)} layers, the report {len(report.records)}, and they are not "
-            "the same: take both of the same model"
-        )
+    check_same_layers(report, prediction)
     rows = [prediction.records[i] for i in hidden]
     keys = [key for key in (*LINES, "rms_low", "rms_high") if rows and all(row.get(key) is not None for row in rows)]
     theory = {key: [float(row[key]) for row in rows] for key in keys}

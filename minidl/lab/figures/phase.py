@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -91,7 +91,7 @@ class PhaseDiagram(Display):
             )
         network = prediction.sigma_w, prediction.sigma_b
         found = cls.from_activation(prediction.activation, sorted({*depths, max(prediction.depth, 1)}), network=network)
-        return cls(found.activation, found.curves, found.schemes, network, prediction.depth)
+        return replace(found, depth=prediction.depth)
 
     @property
     def records(self) -> list[dict[str, Any]]:

@@ -43,7 +43,7 @@ class Ribbon:
         """The rate with the highest accuracy, if any rate trains."""
         if self.window is None:
             return None
-        return max(zip(self.accuracies, self.rates, strict=True), key=lambda pair: (pair[0] == pair[0], pair))[1]
+        return max(pair for pair in zip(self.accuracies, self.rates, strict=True) if math.isfinite(pair[0]))[1]
 
 
 @dataclass(frozen=True, eq=False)

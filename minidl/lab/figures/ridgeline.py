@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minidl import ops
-from minidl.lab.figures.base import SMALL, Display, evenly, heading, short
+from minidl.lab.figures.base import SMALL, Display, by_call, check_same_layers, evenly, heading, short
 from minidl.lab.measure import SATURATED
 
 __all__ = ["Ridge", "Ridgeline"]
@@ -80,21 +80,20 @@ class Ridgeline(Display):
             layers: paths to show; default: the activations, or without any the layers with weights, 12 at most.
 
         Raises:
-            ValueError: the probe made no histograms, or none of a layer that was asked for.
+            ValueError: no histograms, or none of a layer that was asked for; a prediction of another model.
         """
         if report.histograms is None:
             raise ValueError("this report has no histograms: call lab.probe(model, x, y, histograms=True)")
-        bins: dict[str, list[Mapping[str, Any]]] = {}
-        for record in report.histograms:
-            bins.setdefault(record["layer"], []).append(record)
-        chosen = _chosen(report.records) if layers is None else list(layers)
-        missing = [layer for layer in chosen if layer not in bins]
+        names = [r["layer"] for r in report.records]
+        missing = [layer for layer in layers or () if layer not in names]
         if missing:
-            raise ValueError(f"no histogram of {', '.join(missing)}; there are: {', '.join(bins)}")
-        variances = {} if prediction is None else _variances(prediction.records)
-        records = {r["layer"]: r for r in report.records}
-        dead = {} if prediction is None else {r["layer"]: r.get("dead") for r in prediction.records}
-        ridges = [_ridge(records[layer], bins[layer], variances.get(layer), dead.get(layer)) for layer in chosen]
+            raise ValueError(f"no histogram of {', '.join(missing)}; there are: {', '.join(dict.fromkeys(names))}")
+        chosen = (
+            _chosen(report.records) if layers is None else [i for n in layers for i, m in enumerate(names) if m == n]
+        )
+        theory = [(None, None)] * len(names) if prediction is None else _theory(report, prediction)
+        histograms = by_call(report.histograms)
+        ridges = [_ridge(report.records[i], histograms[i], *theory[i]) for i in chosen]
         return cls(ridges, report.title or "Outputs by layer")
 
     @property
@@ -147,20 +146,23 @@ class Ridgeline(Display):
         ax.annotate(ridge.says, (1.0, row), (6, 6), va="center", fontsize=SMALL, color=ink, **place)
 
 
-def _chosen(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Activations, or the hidden layers with weights where there are none; evenly spread if they are many."""
-    names = [r["layer"] for r in records if r["kind"] in ops.ACTIVATIONS]
-    names = names or [r["layer"] for r in records if r["weight_std"] is not None]
-    return [names[i] for i in evenly(len(names), ROWS)]
+def _chosen(records: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Activations, or the layers with weights where there are none; evenly spread if they are many."""
+    found = [i for i, r in enumerate(records) if r["kind"] in ops.ACTIVATIONS]
+    found = found or [i for i, r in enumerate(records) if r["weight_std"] is not None]
+    return [found[i] for i in evenly(len(found), ROWS)]
 
 
-def _variances(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Layer -> predicted variance of the Gaussian that its output is a function of."""
-    found = {}
-    for before, record in zip([None, *records], records, strict=False):
-        source = before if record["kind"] in ops.ACTIVATIONS else record
-        if source is not None and source.get("second_moment") is not None and source["kind"] not in ops.ACTIVATIONS:
-            found[record["layer"]] = float(source["second_moment"])
+def _theory(report: Any, prediction: Any) -> list[tuple[float | None, float | None]]:
+    """Of every layer: the variance of the Gaussian that its output is a function of, and the share of dead units."""
+    check_same_layers(report, prediction)
+    found: list[tuple[float | None, float | None]] = []
+    last: float | None = None  # second moment of the layer before, unless that is an activation
+    for record in prediction.records:
+        activation = record["kind"] in ops.ACTIVATIONS
+        variance = last if activation else record["second_moment"]
+        last = None if activation else variance
+        found.append((variance, record["dead"]))
     return found
 
 
@@ -170,8 +172,9 @@ def _ridge(
     edges = np.array([b["low"] for b in bins] + [bins[-1]["high"]], dtype=np.float64)
     density = np.array([b["density"] for b in bins], dtype=np.float64)
     low, high = SATURATED.get(record["kind"], (-math.inf, math.inf))
-    known = variance is not None and math.isfinite(variance) and np.isfinite(edges).all()
-    values = _pushed(record["kind"], variance) if known and variance is not None else None
+    values = None
+    if variance is not None and math.isfinite(variance) and np.isfinite(edges).all():
+        values = _pushed(record["kind"], variance)
     predicted = None if values is None or record["kind"] == "CReLU" else _density(values, edges)
     rms = math.nan if record["rms"] is None else record["rms"]
     says = _says(record, values, low, high)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from minidl.lab.draw import ladder_axes, ladder_limits
+from minidl.lab.draw import ladder_axes, ladder_limits, theory_line
 from minidl.lab.figures.base import BOX, SMALL, Display, evenly, heading, label_ends
 
 __all__ = ["Spectrum", "lyapunov"]
@@ -55,14 +55,17 @@ class Spectrum(Display):
         """
         if report.jacobian is None:
             raise ValueError("this report has no Jacobian: call lab.probe(model, x, y, jacobian=True)")
-        found: dict[str, list[float]] = {}
+        layers: list[str] = []
+        values: list[list[float]] = []
         for record in report.jacobian:
-            found.setdefault(record["layer"], []).append(float(record["value"]))
-        values = [sorted(v, reverse=True) for v in found.values()]
+            if record["index"] == 0:  # a layer that runs twice has two columns
+                layers.append(record["layer"])
+                values.append([])
+            values[-1].append(float(record["value"]))
         if law not in (None, "gaussian", "orthogonal"):
             raise ValueError(f"the law of the weights is 'gaussian', 'orthogonal' or None; got {law!r}")
         theory = {} if law is None else _theory(law, len(values), max(map(len, values), default=1), sigma_w)
-        return cls(list(found), values, theory, report.title or "Singular values of the Jacobian")
+        return cls(layers, values, theory, report.title or "Singular values of the Jacobian")
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -107,8 +110,7 @@ class Spectrum(Display):
             layers = range(1, len(inside) + 1)
             ax.plot(layers, inside, color=colour, linestyle=dash, marker=marker, markevery=every, markersize=4)
             if name in self.theory:
-                theory = [v if low / 2 <= v <= high * 2 else math.nan for v in self.theory[name]]
-                ax.plot(layers, theory, color=colour, linewidth=7, alpha=0.22, solid_capstyle="butt", zorder=0.5)
+                theory_line(ax, self.theory[name], colour, low, high)
         ladder_axes(ax, low, high)
         ax.set_xlabel("layer with weights")
         ax.set_xlim(0.5, max(len(self.values), 1) + 0.5)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from minidl.lab.draw import ladder_axes, ladder_limits, ladder_line
-from minidl.lab.figures.base import SMALL, Display, heading, label_ends, times
+from minidl.lab.figures.base import SMALL, Display, heading, label_ends, or_nan, times
 from minidl.lab.measure import change_per_layer
 
 __all__ = ["GradientTwins"]
@@ -40,7 +40,7 @@ class GradientTwins(Display):
     def from_report(cls, report: Any) -> GradientTwins:
         """Of a ``lab.probe``."""
         rows = [r for r in report.records if r["weight_std"] is not None][:-1]  # the scores have other fans
-        delta, weight = ([_number(r[key]) for r in rows] for key in ("delta_rms", "weight_grad_rms"))
+        delta, weight = ([or_nan(r[key]) for r in rows] for key in ("delta_rms", "weight_grad_rms"))
         return cls([r["layer"] for r in rows], delta, weight, report.title or "Two gradients by layer")
 
     @property
@@ -78,10 +78,6 @@ class GradientTwins(Display):
             return ""
         delta, weight = (f"{v:.2g}" if math.isfinite(v) else "∞" for v in self.spans)
         return f"first layer over last: δ {delta}, ∂L/∂W {weight}"
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
 
 
 def _span(values: Sequence[float]) -> float:
