@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from minidl.init.registry import Initializer, Request, register
+from minidl.init.registry import Initializer, Request, check_not_negative, register
 from minidl.init.sample import standard_normal, truncated_normal
 from minidl.init.scaling import CUT
 from minidl.text import unknown
@@ -133,8 +133,8 @@ def as_written_kaiming(activation: str = "relu", std: float | None = None) -> In
         ValueError: another activation, or ``std`` not finite or negative.
     """
     _known(activation)
-    if std is not None and not 0 <= std < math.inf:
-        raise ValueError(f"as_written_kaiming: std must be finite and >= 0, got {std}")
+    if std is not None:
+        check_not_negative("as_written_kaiming", std=std)
     sign = 1.0 if activation == "relu" else -1.0
 
     def draw(r: Request) -> NDArray[Any]:

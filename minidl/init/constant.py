@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from minidl.init.registry import Initializer, Request, register
+from minidl.init.registry import Initializer, Request, check_finite, check_not_negative, register
 from minidl.init.sample import standard_normal, standard_uniform, truncated_std
 from minidl.init.sample import truncated_normal as cut_normal
 
@@ -38,7 +37,7 @@ def constant(value: float = 0.1) -> Initializer:
     Raises:
         ValueError: ``value`` is not finite.
     """
-    _finite("constant", value=value)
+    check_finite("constant", value=value)
     return Initializer("W = value", lambda r: np.full(r.shape, value, r.dtype))
 
 
@@ -87,8 +86,8 @@ def normal(mean: float = 0.0, std: float = 0.01) -> Initializer:
 
     Source: Krizhevsky et al. 2012, "ImageNet Classification with Deep Convolutional Neural Networks" (std = 0.01).
     """
-    _finite("normal", mean=mean, std=std)
-    _not_negative("normal", std)
+    check_finite("normal", mean=mean)
+    check_not_negative("normal", std=std)
     return Initializer("W ~ N(mean, std²)", lambda r: standard_normal(r.rng, r.shape, r.dtype, mean, std))
 
 
@@ -101,7 +100,7 @@ def uniform(low: float = -0.05, high: float = 0.05) -> Initializer:
     Raises:
         ValueError: a parameter is not finite, or ``low > high``.
     """
-    _finite("uniform", low=low, high=high)
+    check_finite("uniform", low=low, high=high)
     if low > high:
         raise ValueError(f"uniform: low={low} is above high={high}")
     middle, half = (low + high) / 2, (high - low) / 2
@@ -127,8 +126,8 @@ def truncated_normal(mean: float = 0.0, std: float = 0.01, cut: float = 2.0, cor
         ValueError: a parameter is not finite, ``std`` is negative or ``cut`` below 0.1 (that is a uniform law: take
             ``uniform``, drawing again would take for ever).
     """
-    _finite("truncated_normal", mean=mean, std=std, cut=cut)
-    _not_negative("truncated_normal", std)
+    check_finite("truncated_normal", mean=mean, cut=cut)
+    check_not_negative("truncated_normal", std=std)
     if cut < 0.1:
         raise ValueError(
             f"truncated_normal: cut must be at least 0.1, got {cut}; so narrow a law is uniform: use 'uniform'"
@@ -138,14 +137,3 @@ def truncated_normal(mean: float = 0.0, std: float = 0.01, cut: float = 2.0, cor
         "W ~ N(mean, σ'²) cut at ±cut σ', σ' = " + ("std/√Var(cut normal)" if correct else "std"),
         lambda r: mean + wide * cut_normal(r.rng, r.shape, r.dtype, cut),
     )
-
-
-def _finite(scheme: str, **params: float) -> None:
-    for name, value in params.items():
-        if not math.isfinite(value):
-            raise ValueError(f"{scheme}: {name} must be finite, got {value}")
-
-
-def _not_negative(scheme: str, std: float) -> None:
-    if std < 0:
-        raise ValueError(f"{scheme}: std must be >= 0, got {std}")

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-from minidl.init.registry import Initializer, Request, register
+from minidl.init.registry import Initializer, Request, check_finite, register
 from minidl.init.sample import standard_normal
-from minidl.init.structured import centred, matrix_shape
+from minidl.init.structured import Values, centred, matrix_shape
 
 __all__ = ["delta_orthogonal", "identity_hadamard", "looks_linear", "orthogonal", "semi_orthogonal"]
-
-Values: TypeAlias = NDArray[Any]
 
 
 @register(aliases=("semi_orthogonal",))
@@ -37,7 +33,7 @@ def orthogonal(gain: float = 1.0) -> Initializer:
 
     Source: Saxe et al. 2014, "Exact solutions to the nonlinear dynamics of learning in deep linear neural networks".
     """
-    _finite("orthogonal", gain)
+    check_finite("orthogonal", gain=gain)
 
     def draw(r: Request) -> Values:
         rows, columns = matrix_shape(r, "orthogonal")
@@ -65,7 +61,7 @@ def delta_orthogonal(gain: float = 1.0) -> Initializer:
 
     Source: Xiao et al. 2018, "Dynamical Isometry and a Mean Field Theory of CNNs", algorithm 1.
     """
-    _finite("delta_orthogonal", gain)
+    check_finite("delta_orthogonal", gain=gain)
 
     def draw(r: Request) -> Values:
         return centred(r, "delta_orthogonal", lambda rows, columns: gain * _haar(r, rows, columns))
@@ -94,7 +90,7 @@ def looks_linear(gain: float = 1.0, mirror_outputs: bool = False) -> Initializer
     Source: Balduzzi et al. 2017, "The Shattered Gradients Problem: If resnets are the answer, then what is the
     question?", section 4.
     """
-    _finite("looks_linear", gain)
+    check_finite("looks_linear", gain=gain)
 
     def draw(r: Request) -> Values:
         matrix_shape(r, "looks_linear")
@@ -155,8 +151,3 @@ def _widening(rows: int, columns: int) -> Values:
     shared = np.bitwise_count(np.arange(rows)[:, None] & np.arange(columns))
     size: int = 2 ** (rows - 1).bit_length()
     return np.where(shared % 2, -1.0, 1.0) / math.sqrt(size)
-
-
-def _finite(scheme: str, gain: float) -> None:
-    if not math.isfinite(gain):
-        raise ValueError(f"{scheme}: gain must be finite, got {gain}")

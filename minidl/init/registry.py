@@ -233,6 +233,20 @@ def drawn(
     return np.asarray(value, dtype=dtype, order="C")
 
 
+def check_finite(scheme: str, **params: float) -> None:
+    """Raise a ValueError if a parameter of a scheme is not finite."""
+    for name, value in params.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{scheme}: {name} must be finite, got {value}")
+
+
+def check_not_negative(scheme: str, **params: float) -> None:
+    """Raise a ValueError if a parameter of a scheme is negative or not finite."""
+    for name, value in params.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{scheme}: {name} must be finite and >= 0, got {value}")
+
+
 def _enter(scheme: Scheme) -> None:
     for name in (scheme.name, *scheme.aliases):
         if name in _SCHEMES or name in _ALIASES:

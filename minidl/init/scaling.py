@@ -17,7 +17,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from minidl.init.registry import Initializer, Request, register
+from minidl.init.registry import Initializer, Request, check_finite, check_not_negative, register
 from minidl.init.sample import standard_normal, standard_uniform, truncated_normal, truncated_std
 from minidl.text import unknown
 
@@ -207,7 +207,7 @@ def mup(role: str = "hidden", base_width: int = 1, scale: float = 1.0) -> Initia
         raise ValueError(f"mup: base_width must be at least 1, got {base_width}")
     if role != "output":
         return _scaled(scale, "fan_in", "normal", "W ~ N(0, scale/fan_in)")
-    _check_scale(scale)
+    check_not_negative("mup", scale=scale)
     return Initializer(
         "W ~ N(0, scale base_width/fan_in²)",
         lambda r: math.sqrt(scale * base_width) / r.fan_in * standard_normal(r.rng, r.shape, r.dtype),
@@ -228,6 +228,7 @@ def _lecun(mode: str, distribution: str, corrected: bool = True) -> Initializer:
 
 
 def _glorot(gain: float, mode: str, distribution: str, corrected: bool = True) -> Initializer:
+    check_finite("glorot", gain=gain)
     doubled = "(fan_in + fan_out)"  # the mean of the fans, times two
     variance, limit = (f"2/{doubled}", f"6/{doubled}") if mode == "fan_avg" else (f"1/{mode}", f"3/{mode}")
     law = _law(distribution, f"gain² · {variance}", f"gain √({limit})", corrected)
@@ -235,8 +236,7 @@ def _glorot(gain: float, mode: str, distribution: str, corrected: bool = True) -
 
 
 def _he(mode: str, negative_slope: float, distribution: str, corrected: bool = True) -> Initializer:
-    if not math.isfinite(negative_slope):
-        raise ValueError(f"he: negative_slope must be finite, got {negative_slope}")
+    check_finite("he", negative_slope=negative_slope)
     fan = f"((1+a²) {mode})"
     law = _law(distribution, f"2/{fan}", f"√(6/{fan})", corrected)
     return _scaled(2.0 / (1.0 + negative_slope**2), mode, distribution, law, corrected)
@@ -248,16 +248,11 @@ def _scaled(scale: float, mode: str, distribution: str, law: str, corrected: boo
         raise unknown("mode", mode, FANS)
     if distribution not in UNIT_LAWS:
         raise unknown("distribution", distribution, UNIT_LAWS)
-    _check_scale(scale)
+    check_not_negative("variance scaling", scale=scale)
     if distribution == "truncated_normal" and not corrected:
         scale *= truncated_std(CUT) ** 2
     fan, unit = FANS[mode], UNIT_LAWS[distribution]
     return Initializer(law, lambda r: math.sqrt(scale / fan(r.fan_in, r.fan_out)) * unit(r), needs_fans=True)
-
-
-def _check_scale(scale: float) -> None:
-    if not 0 <= scale < math.inf:
-        raise ValueError(f"variance scaling: the variance times the fan must be finite and >= 0, got {scale}")
 
 
 def _law(distribution: str, variance: str, limit: str, corrected: bool = True) -> str:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from minidl.init.registry import Initializer, Request, register
+from minidl.init.registry import Initializer, Request, check_finite, check_not_negative, register
 from minidl.init.sample import standard_normal
 from minidl.text import unknown
 
@@ -41,8 +41,7 @@ def identity(gain: float = 1.0) -> Initializer:
     Source: Le et al. 2015, "A Simple Way to Initialize Recurrent Networks of Rectified Linear Units"; for convolutions
     Zagoruyko & Komodakis 2017, "DiracNets".
     """
-    if not math.isfinite(gain):
-        raise ValueError(f"identity: gain must be finite, got {gain}")
+    check_finite("identity", gain=gain)
 
     def draw(r: Request) -> Values:
         return centred(r, "identity", lambda rows, columns: gain * np.eye(rows, columns))
@@ -71,8 +70,7 @@ def sparse(connections: float = 15, std: float = 1.0) -> Initializer:
     """
     if not 0 < connections < math.inf or (connections >= 1 and connections != int(connections)):
         raise ValueError(f"sparse: connections must be a whole number or a share in (0, 1), got {connections}")
-    if not 0 <= std < math.inf:
-        raise ValueError(f"sparse: std must be finite and >= 0, got {std}")
+    check_not_negative("sparse", std=std)
 
     def draw(r: Request) -> Values:
         rows, columns = matrix_shape(r, "sparse")
@@ -103,7 +101,7 @@ def correlated_normal(rho: float = 0.5, scale: float = 2.0) -> Initializer:
     """
     if not 0 <= rho <= 1:
         raise ValueError(f"correlated_normal: rho must lie in [0, 1], got {rho}")
-    _check_scale("correlated_normal", scale)
+    check_not_negative("correlated_normal", scale=scale)
 
     def draw(r: Request) -> Values:
         rows, columns = matrix_shape(r, "correlated_normal")
@@ -135,7 +133,7 @@ def shared_draw(among: str = "units", scale: float = 2.0, seed: int = 0) -> Init
         raise unknown("among", among, SHARED_AMONG)
     if seed < 0:
         raise ValueError(f"shared_draw: seed must be a whole number >= 0, got {seed}")
-    _check_scale("shared_draw", scale)
+    check_not_negative("shared_draw", scale=scale)
 
     def draw(r: Request) -> Values:
         rows, columns = matrix_shape(r, "shared_draw")
@@ -181,8 +179,3 @@ def centred(r: Request, scheme: str, block: Callable[[int, int], Values]) -> Val
 
 def _normal(r: Request, rows: int, columns: int) -> Values:
     return standard_normal(r.rng, (rows, columns), r.dtype)
-
-
-def _check_scale(scheme: str, scale: float) -> None:
-    if not 0 <= scale < math.inf:
-        raise ValueError(f"{scheme}: scale must be finite and >= 0, got {scale}")
