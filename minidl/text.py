@@ -12,14 +12,14 @@ from numbers import Integral, Real
 from time import monotonic
 from typing import IO, Any, TypeVar
 
-__all__ = ["open_output", "plain", "progress", "say", "table", "to_json", "unknown"]
+__all__ = ["grouped", "keys", "open_output", "plain", "progress", "say", "table", "to_json", "unknown"]
 
 T = TypeVar("T")
 
 NOTE_EVERY = 0.5  # seconds between two looks at what a progress bar shows besides the count
 WIDTH = 100  # columns of a terminal, of a log file, of a mail
 
-# What an encoding cannot write becomes one of these; the longest match wins.
+# What an encoding cannot write becomes one of these; the first that fits, so σ² stands before σ.
 PLAIN = dict(
     pair.split("=", 1)
     for pair in (
@@ -68,6 +68,16 @@ def table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | Mapping[st
     widths = _fit([max(map(len, column)) for column in zip(headings.values(), *cells, strict=True)])
     lines = [list(headings.values()), ["-" * width for width in widths], *cells]
     return "\n".join(_line(line, widths, right) for line in lines)
+
+
+def keys(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The keys of all rows, in the order in which they first appear."""
+    return list(dict.fromkeys(key for row in rows for key in row))
+
+
+def grouped(number: int) -> str:
+    """A number with spaces between its thousands: ``61 706``."""
+    return f"{number:,}".replace(",", " ")
 
 
 def _headings(records: list[Mapping[str, Any]], columns: Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:

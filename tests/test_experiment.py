@@ -566,10 +566,10 @@ def test_no_panel_has_more_lines_than_there_are_styles():
     records = [record(s) for s in schemes]
     for r in list(records):
         records.append({**r, "cell": {**r["cell"], "optimizer": "adam:0.001"}})
-    plan = layout(records, summary.varying(records))
+    plan = layout(records)
     assert (plan.panels, plan.lines) == (("scheme",), ("optimizer",))
     few = [r for r in records if r["cell"]["scheme"] in schemes[:8]]
-    assert layout(few, summary.varying(few)).lines == ("scheme",)
+    assert layout(few).lines == ("scheme",)
 
 
 @pytest.mark.host("looks at what the fixture computed")

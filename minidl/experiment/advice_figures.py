@@ -9,10 +9,9 @@ import numpy as np
 
 from minidl.lab.draw import STYLES, new_figure, on_paper
 from minidl.lab.figures.ribbon import RateRibbon
+from minidl.lab.figures.scoreboard import GRID
 
 __all__ = ["FIGURES"]
-
-GRID = {"color": "#DDDDDD", "linewidth": 0.6}
 
 
 @on_paper()

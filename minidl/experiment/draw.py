@@ -16,17 +16,16 @@ from typing import Any
 import numpy as np
 
 from minidl.experiment.grid import label
-from minidl.experiment.summary import Group, caption, groups, varying
+from minidl.experiment.summary import Group, caption, groups, varying, word
 from minidl.lab import plot_ladders
 from minidl.lab.draw import STYLES, new_figure, on_paper
-from minidl.lab.figures.scoreboard import CLAIMED, Score, Scoreboard
+from minidl.lab.figures.scoreboard import CLAIMED, GRID, Score, Scoreboard
 
 __all__ = ["accuracy_figure", "curves_figure", "figures", "ladders_figure"]
 
 Records = Sequence[Mapping[str, Any]]
 MOST = len(STYLES)  # lines in a panel
 LARGE = 100.0  # losses beyond leave the figure, so that those of networks that learn can be told apart
-GRID = {"color": "#DDDDDD", "linewidth": 0.6}
 CURVES = {  # key of the history -> what is drawn; None is the curve within the first epoch
     "test_accuracy": "test accuracy",
     "test_loss": "test loss",
@@ -42,7 +41,7 @@ def figures(records: Records, title: str, claimed: Mapping[str, float] | None = 
         title: of the figures; what was used is written below it.
         claimed: scheme -> the accuracy that the article gives for it.
     """
-    title = f"{title}\n{wrapped(caption(records, short=True))}"
+    title = f"{title}\n{textwrap.fill(caption(records, short=True), 100)}"
     found = {"ladders.png": ladders_figure(records, title)}
     trained = [record for record in records if "history" in record["result"]]
     if trained:
@@ -67,8 +66,9 @@ class Layout:
         return _named(group, self.lines)
 
 
-def layout(records: Records, axes: Sequence[str]) -> Layout:
+def layout(records: Records) -> Layout:
     """Schemes as lines if a panel can hold them; else the other axes, as many as fit."""
+    axes = varying(records)
     counts = {axis: len({record["cell"][axis] for record in records}) for axis in axes}
     if counts.get("scheme", MOST + 1) <= MOST:
         return Layout(tuple(axis for axis in axes if axis != "scheme"), ("scheme",))
@@ -80,8 +80,7 @@ def layout(records: Records, axes: Sequence[str]) -> Layout:
 
 
 def _named(group: Group, axes: Sequence[str]) -> str:
-    words = {"norm": lambda v: "batch norm" if v else "no norm", "scheme": label}
-    return ", ".join(str(words.get(axis, str)(group.settings[axis])) for axis in axes)
+    return ", ".join(word(axis, group.settings[axis]) for axis in axes)
 
 
 # ------------------------------------------------------------------------------------------------- final accuracy
@@ -93,8 +92,7 @@ def accuracy_figure(records: Records, title: str, claimed: Mapping[str, float] |
 
     The axis is logarithmic in the *errors*: 98 % and 99 % are as far apart as 50 % and 75 %.
     """
-    axes = [axis for axis in varying(records) if axis != "scheme"]
-    plan = _markers_and_panels(records, axes)
+    plan = _markers_and_panels(records)
     found = groups(records)
     schemes = list(dict.fromkeys(group.settings["scheme"] for group in found))
     panels = list(dict.fromkeys(plan.panel_of(group) for group in found))
@@ -118,8 +116,9 @@ def accuracy_figure(records: Records, title: str, claimed: Mapping[str, float] |
     return fig
 
 
-def _markers_and_panels(records: Records, axes: Sequence[str]) -> Layout:
+def _markers_and_panels(records: Records) -> Layout:
     """Markers for the axes behind, as many as can be told apart beside each other; panels for the others."""
+    axes = [axis for axis in varying(records) if axis != "scheme"]
     counts = {axis: len({record["cell"][axis] for record in records}) for axis in axes}
     markers: list[str] = []
     for axis in reversed(axes):
@@ -140,7 +139,7 @@ def _score(group: Group, plan: Layout, claimed: Mapping[str, float]) -> Score:
 
 def curves_figures(records: Records, title: str) -> dict[str, Any]:
     """Ending of the file name -> figure. Where schemes have panels of their own there is one figure per quantity."""
-    plan = layout(records, varying(records))
+    plan = layout(records)
     panels = list(dict.fromkeys(plan.panel_of(group) for group in groups(records)))
     if len(panels) <= 4:
         return {"": curves_figure(records, title)}
@@ -154,7 +153,7 @@ def curves_figure(records: Records, title: str, quantities: Sequence[str | None]
 
     A line is the mean over seeds, the band around it reaches from the lowest to the highest seed.
     """
-    plan = layout(records, varying(records))
+    plan = layout(records)
     found = groups(records)
     panels = list(dict.fromkeys(plan.panel_of(group) for group in found))
     lines = list(dict.fromkeys(plan.line_of(group) for group in found))
@@ -174,8 +173,7 @@ def curves_figure(records: Records, title: str, quantities: Sequence[str | None]
                 _curve(ax, group, key, STYLES[lines.index(plan.line_of(group))])
         _curve_axes(ax, key, limits[key])
         ax.set_title(panel if key == quantities[0] else "", fontsize=9.5 if len(quantities) == 1 else 11)
-    for row in grid:
-        key = quantities[list(grid[:, 0]).index(row[0])] if len(quantities) > 1 else quantities[0]
+    for row, key in zip(grid, itertools.cycle(quantities), strict=False):  # a row for each, or all rows for the one
         row[0].set_ylabel(CURVES[key])
     _legend(fig, lines)
     fig.suptitle(title, fontsize=11)
@@ -292,23 +290,16 @@ def _ladder(result: Mapping[str, Any], key: str) -> list[float]:
     return [math.inf if v is None else v for v in values]
 
 
-def wrapped(text: str, width: int = 100) -> str:
-    """The text in lines for a figure."""
-    return "\n".join(textwrap.wrap(text, width))
-
-
 def _legend(fig: Any, lines: Sequence[str], dashes: bool = True, claimed: bool = False) -> None:
     """One legend for all panels, below them."""
     if len(lines) < 2 and not claimed:
         return
     from matplotlib.lines import Line2D
 
-    handles = [
-        Line2D([], [], color=c, marker=m, label=line or "measured")  # a single line has no name
-        for line, (c, _, m) in zip(lines, STYLES, strict=False)
-    ]
-    for handle, (_, dash, _) in zip(handles, STYLES, strict=False):
-        handle.set(linestyle=dash if dashes else "none")
+    handles = []
+    for line, (colour, dash, marker) in zip(lines, STYLES, strict=False):
+        handles.append(Line2D([], [], color=colour, marker=marker, label=line or "measured"))  # a single one is unnamed
+        handles[-1].set(linestyle=dash if dashes else "none")
     if claimed:
         handles.append(Line2D([], [], label="the article's number"))
         handles[-1].set(**CLAIMED)

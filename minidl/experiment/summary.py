@@ -10,9 +10,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from minidl.experiment.grid import AXES, label
-from minidl.text import table
+from minidl.text import grouped, keys, table
 
-__all__ = ["Group", "caption", "flat", "groups", "markdown", "percent", "plus_minus", "rows", "text_table", "varying"]
+__all__ = [
+    "Group",
+    "caption",
+    "flat",
+    "groups",
+    "markdown",
+    "percent",
+    "plus_minus",
+    "rows",
+    "text_table",
+    "varying",
+    "word",
+]
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -89,7 +101,7 @@ def rows(records: Records) -> list[dict[str, str]]:
     """The table: a line per group, its axes that vary and the scheme in words, its numbers as mean ± s.d."""
     axes = [axis for axis in varying(records) if axis != "scheme"]
     return [
-        {axis: _word(axis, group.settings[axis]) for axis in (*axes, "scheme")} | _numbers(group)
+        {axis: word(axis, group.settings[axis]) for axis in (*axes, "scheme")} | _numbers(group)
         for group in groups(records)
     ]
 
@@ -110,7 +122,8 @@ def _short(value: float) -> str:
     return "not finite" if math.isnan(value) else f"{value:.3g}"
 
 
-def _word(axis: str, value: Any) -> str:
+def word(axis: str, value: Any) -> str:
+    """A setting as tables and figures name it."""
     if axis == "norm":
         return "batch norm" if value else "no norm"
     return label(value) if axis == "scheme" else str(value)
@@ -120,19 +133,14 @@ def text_table(records: Records) -> str:
     """The table for a terminal: 100 columns are not enough for all, so without the losses on the training images."""
     lines = rows(records)
     hidden = {"train loss"} if any(group.diverged for group in groups(records)) else {"train loss", "diverged"}
-    return table(lines, [name for name in _columns(lines) if name not in hidden])
-
-
-def _columns(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The names of all columns: networks that were not trained have others."""
-    return list(dict.fromkeys(name for line in lines for name in line))
+    return table(lines, [name for name in keys(lines) if name not in hidden])
 
 
 def markdown(lines: Sequence[Mapping[str, Any]]) -> str:
     """Rows as a Markdown table."""
     if not lines:
         return "nothing yet"
-    names = _columns(lines)
+    names = keys(lines)  # of all: networks that were not trained have others
     body = [[str(line.get(name, "")).replace("|", "\\|") for name in names] for line in lines]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (names, ["---"] * len(names), *body))
 
@@ -162,7 +170,7 @@ def caption(records: Records, short: bool = False) -> str:
     length = _unique(_length(r["cell"]) for r in records if r["result"]["verdict"] != "not trained")
     common = {axis: cells[0][axis] for axis in AXES if axis not in varying(records)}
     shared = [
-        _word(axis, common[axis]) for axis in ("network", "norm", "activation", "loss", "optimizer") if axis in common
+        word(axis, common[axis]) for axis in ("network", "norm", "activation", "loss", "optimizer") if axis in common
     ]
     batch = _unique(f"batch {cell['batch_size']}" for cell in cells)
     said = [*pictures, *shared, *length, *batch, f"seeds {', '.join(map(str, seeds))}"]
@@ -180,11 +188,7 @@ def _pictures(record: Mapping[str, Any]) -> str:
 
 
 def _count(some: int, whole: int) -> str:
-    return f"all {_spaced(some)}" if some == whole else f"{_spaced(some)} of {_spaced(whole)}"
-
-
-def _spaced(number: int) -> str:
-    return f"{number:,}".replace(",", " ")
+    return f"all {grouped(some)}" if some == whole else f"{grouped(some)} of {grouped(whole)}"
 
 
 def _length(cell: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from minidl.files import replacing
-from minidl.text import table, to_json
+from minidl.text import keys, table, to_json
 
 __all__ = ["Diverged", "History"]
 
@@ -26,7 +26,7 @@ class History(list[dict[str, Any]]):
     diagnosis: Any = None
 
     def __str__(self) -> str:
-        headings = {key: key.replace("accuracy", "acc.") for key in self._keys()}  # for 100 columns
+        headings = {key: key.replace("accuracy", "acc.") for key in keys(self)}  # for 100 columns
         return table(self, headings) if self else "no epoch finished"
 
     def save(self, path: str | Path) -> None:
@@ -43,15 +43,11 @@ class History(list[dict[str, Any]]):
             raise ValueError(f"history is saved as .csv or .jsonl; got {path.name!r}")
         with replacing(path) as part, part.open("w", encoding="utf-8", newline="") as file:
             if path.suffix == ".csv":
-                writer = csv.DictWriter(file, fieldnames=self._keys() or ["epoch"])
+                writer = csv.DictWriter(file, fieldnames=keys(self) or ["epoch"])
                 writer.writeheader()
                 writer.writerows(self)
             else:
                 file.writelines(to_json(record, indent=None) + "\n" for record in self)
-
-    def _keys(self) -> list[str]:
-        """The keys of all records, in the order in which they first appear."""
-        return list(dict.fromkeys(key for record in self for key in record))
 
 
 class Diverged(ArithmeticError):
