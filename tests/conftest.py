@@ -37,6 +37,21 @@ def fetch(x: Any) -> np.ndarray:
     return to_host(x.data if isinstance(x, Tensor) else x)
 
 
+def batch(shape: tuple[int, ...], dtype: str = "float32", seed: int = 0) -> Tensor:
+    """Inputs from N(0, 1) on the device under test."""
+    return tensor(np.random.default_rng(seed).standard_normal(shape).astype(dtype))
+
+
+def weights(model: Any) -> dict[str, np.ndarray]:
+    """Copies of all parameters by path."""
+    return {path: fetch(p.data).copy() for path, p in model.named_parameters()}
+
+
+def same(before: dict[str, np.ndarray], model: Any) -> bool:
+    """Whether the parameters are those that ``weights`` copied, bit for bit."""
+    return all(np.array_equal(before[path], fetch(p.data)) for path, p in model.named_parameters())
+
+
 # ------------------------------------------------------------------- which tests ran on the strict library, which not
 
 #: Whole files that stay on the host, whatever the library under test: (beginning of the name, reason).

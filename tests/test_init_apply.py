@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from conftest import DEVICE, fetch
+from conftest import DEVICE, fetch, weights
 
 from minidl import backend, init
 
@@ -56,10 +56,6 @@ def network(**kwargs):
 
 def schemes(report):
     return {record["parameter"]: record["scheme"] for record in report.records}
-
-
-def weights(model):
-    return {path: fetch(parameter.data).copy() for path, parameter in model.named_parameters()}
 
 
 def test_without_a_scheme_every_layer_gets_what_it_declares():

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from conftest import DEVICE, fetch, tensor
+from conftest import DEVICE, batch, fetch, same, tensor, weights
 
 from minidl import grad, init, meanfield, models, nn, no_grad, ops
 from minidl.meanfield.law import Law
@@ -27,10 +27,6 @@ def built(name, options=None, dtype="float32", scheme="he_normal"):
     shape = IMAGES.get(name, (1, 6, 6))
     model = models.build(name, in_shape=shape, num_classes=10, init=scheme, seed=1, **(options or {}))
     return model.to(dtype).to(DEVICE), batch((24, *shape), dtype)
-
-
-def batch(shape, dtype="float32", seed=0):
-    return tensor(np.random.default_rng(seed).standard_normal(shape).astype(dtype))
 
 
 def outputs(model, x):
@@ -60,14 +56,6 @@ def outputs(model, x):
 
 def batch_std(h):
     return math.sqrt(h.var(axis=0).mean())
-
-
-def weights(model):
-    return {path: fetch(p).copy() for path, p in model.named_parameters()}
-
-
-def same(before, model):
-    return all(np.array_equal(before[path], fetch(p)) for path, p in model.named_parameters())
 
 
 def deep(n=30, depth=4, activation="relu", scheme="he_normal", bias="zeros"):

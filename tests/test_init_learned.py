@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from conftest import DEVICE, fetch, tensor
+from conftest import DEVICE, fetch, same, tensor, weights
 
 from minidl import data, grad, hvp, init, models, nn, ops, optim
 from minidl.init import learned
@@ -39,14 +39,6 @@ def some_batches(name="mlp", dtype="float32", count=4, size=12):
         (tensor(rng.standard_normal((size, *IMAGES[name])).astype(dtype)), tensor(rng.integers(4, size=size)))
         for _ in range(count)
     ]
-
-
-def weights(model):
-    return {path: fetch(p).copy() for path, p in model.named_parameters()}
-
-
-def same(before, model):
-    return all(np.array_equal(before[path], fetch(p)) for path, p in model.named_parameters())
 
 
 # ----------------------------------------------------------------------- the toy: ten clusters in 64 dimensions

@@ -4,16 +4,12 @@ import math
 
 import numpy as np
 import pytest
-from conftest import DEVICE, fetch, tensor
+from conftest import DEVICE, batch, fetch, same, tensor, weights
 
 from minidl import grad, init, models, nn, no_grad, ops
 
 BLOCKS, WIDTH = 20, 256
 IMAGE = (3, 8, 8)
-
-
-def batch(shape, dtype="float32", seed=0):
-    return tensor(np.random.default_rng(seed).standard_normal(shape).astype(dtype))
 
 
 def resnet(name="resnet20", dtype="float32", seed=0, **options):
@@ -63,14 +59,6 @@ def squares(model, prepare=None, seeds=range(4), n=WIDTH):
             model.train()(batch((256, n), seed=seed))
         logs.append(np.log(model.squares))
     return np.exp(np.mean(logs, axis=0))
-
-
-def weights(model):
-    return {path: fetch(p).copy() for path, p in model.named_parameters()}
-
-
-def same(before, model):
-    return all(np.array_equal(before[path], fetch(p)) for path, p in model.named_parameters())
 
 
 # ----------------------------------------------------------------------------- the numbers of 20 blocks of two

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from conftest import DEVICE, fetch, tensor
+from conftest import DEVICE, fetch, tensor, weights
 
 from minidl import init, models, nn
 from minidl.ops.nonlinear import ACTIVATIONS
@@ -15,10 +15,6 @@ NAMES = sorted(function.__name__ for function in ACTIVATIONS.values())
 def mlp(*args, **options):
     """Drawn on the host, then copied to the device under test."""
     return models.mlp(*args, **options).to(DEVICE)
-
-
-def weights(model):
-    return {path: fetch(p).copy() for path, p in model.named_parameters()}
 
 
 def names(model):
