@@ -120,6 +120,16 @@ def test_gradients_beside_theory(he):
         assert record["gradient"] == pytest.approx(record["gradient_theory"], rel=0.06), record["network"]
 
 
+def test_theory_of_a_gradient_that_explodes_reaches_down_to_the_first_layer():
+    """``n Var(w) E φ'²`` is 256 without an activation, 128 with ReLU: √ of it to the power of 19, in 20 layers."""
+    found = scheme_passport(init.normal(std=1.0))
+    for network, factor in (("linear", 16.0), ("ReLU", math.sqrt(128))):
+        measured, theory = found.ladders[network].ladder("delta_rms"), found.theory[network]["delta_rms"]
+        assert len(theory) == len(measured) == 20 and theory[-1] == measured[-1]
+        assert theory[0] == pytest.approx(measured[-1] * factor**19, rel=1e-6)
+        assert measured[0] == pytest.approx(theory[0], rel=0.5)
+
+
 def test_no_theory_is_claimed_where_weights_are_not_centred_or_not_independent():
     for name in ("ones", "constant", "as_written_kaiming"):
         assert not scheme_passport(name).theory

@@ -7,7 +7,7 @@ Each runs the network anew and says what that takes; the network is left exactly
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minidl import nn
-from minidl.backend import Array, array_module, to_host
+from minidl.backend import Array, array_module, device_of, to_device, to_host
 from minidl.lab.untouched import each_output, leaves, left_as_it_was, path_of, placed, rows_of, weight_of
 from minidl.tensor import Tensor, grad, no_grad
 
@@ -145,9 +145,7 @@ def disturbed(x: Array, seed: int) -> Array:
     rows = to_host(x).astype(np.float64).reshape(len(x), -1)
     noise = np.random.default_rng((seed, STREAM)).standard_normal(rows.shape)
     length = np.linalg.norm(rows, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True)
-    moved = (rows + NEARBY * length * noise).astype(x.dtype).reshape(x.shape)
-    library = array_module(x)
-    return moved if library is np else library.asarray(moved)
+    return to_device((rows + NEARBY * length * noise).astype(x.dtype).reshape(x.shape), device_of(x))
 
 
 def alike(rows: Array) -> dict[str, float | None]:
@@ -217,9 +215,9 @@ def jacobian(model: nn.Module, x: Any, which: int = 0) -> list[dict[str, Any]]:
         try:
             with left_as_it_was(model):
                 model.to("float64")
-                spectra = list(_spectra(model, one.astype("float64"), calls))
+                spectra = _spectra(model, one.astype("float64"), calls)
         except TypeError:  # float32 constants
-            spectra = list(_spectra(model, one, calls))
+            spectra = _spectra(model, one, calls)
     for (path, _), values in zip(calls, spectra, strict=True):
         found += [{"layer": path, "index": i, "value": value} for i, value in enumerate(values)]
     return found
@@ -271,24 +269,27 @@ def check_size(calls: list[tuple[str, int]], size: int) -> None:
             )
 
 
-def _spectra(model: nn.Module, one: Array, calls: list[tuple[str, int]]) -> Iterator[list[float]]:
-    """The singular values for each call in turn."""
+def _spectra(model: nn.Module, one: Array, calls: list[tuple[str, int]]) -> list[list[float]]:
+    """The singular values for each call."""
+    return [_spectrum(model, one, number, size) for number, (_, size) in enumerate(calls)]
+
+
+def _spectrum(model: nn.Module, one: Array, number: int, size: int) -> list[float]:
+    """Of the call ``number``, which has ``size`` outputs; the passes end there."""
     seen: list[Tensor] = []
-    wanted = [0]
 
     def look(_path: str, output: Tensor) -> None:
         seen.append(output)
-        if len(seen) > wanted[0]:
+        if len(seen) > number:
             raise _Enough
 
     handles = _hook_weighted(model, look)
     try:
-        for wanted[0], (_, size) in enumerate(calls):
-            rows = [_rows(model, one, seen, start, min(start + CHUNK, size)) for start in range(0, size, CHUNK)]
-            yield singular_values(np.concatenate(rows))
+        rows = [_rows(model, one, seen, start, min(start + CHUNK, size)) for start in range(0, size, CHUNK)]
     finally:
         for handle in handles:
             handle.remove()
+    return singular_values(np.concatenate(rows))
 
 
 def _rows(model: nn.Module, one: Array, seen: list[Tensor], start: int, stop: int) -> NDArray[Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from typing import Any
 
 __all__ = ["plot_ladders"]  # the rest is for the figures of minidl
@@ -42,9 +43,9 @@ def plot_ladders(
         limits: values that the y axis shall cover, for panels that share it; default: those of the ladders.
         theory: label -> what was predicted for that ladder: a wide pale band under the line of the measurement.
     """
-    ax = _axes(ax)
+    ax = new_axes((7.0, 4.2)) if ax is None else ax
     low, high = ladder_limits([v for values in ladders.values() for v in values] if limits is None else limits)
-    for (label, values), style in zip(ladders.items(), _styles(len(ladders)), strict=True):
+    for (label, values), style in zip(ladders.items(), cycle(STYLES), strict=False):
         if theory is not None and label in theory:
             theory_line(ax, theory[label], style[0], low, high)
         ladder_line(ax, values, style, low, high, label)
@@ -96,14 +97,6 @@ def ladder_limits(values: Sequence[float]) -> tuple[float, float]:
     finite = [v for v in values if math.isfinite(v) and v > 0] or [1.0]
     low, high = max(min(finite), FLOOR), min(max(finite), CEILING)
     return 10.0 ** math.floor(math.log10(low)), 10.0 ** math.ceil(math.log10(max(high, low * 10)))
-
-
-def _styles(count: int) -> list[tuple[str, str, str]]:
-    return [STYLES[i % len(STYLES)] for i in range(count)]
-
-
-def _axes(ax: Any) -> Any:
-    return new_axes((7.0, 4.2)) if ax is None else ax
 
 
 def new_axes(size: tuple[float, float]) -> Any:

@@ -35,6 +35,7 @@ CONVOLUTIONAL = ("delta_orthogonal",)  # schemes that are shown in convolutions;
 CHANNELS, SIDE = 28, 8  # of these: 28 · 3² is about WIDTH
 KERNEL = 3
 ENOUGH = 20_000  # weights for a histogram
+BEYOND = 1e80  # mean square that no float32 has: there the measurement, and so the theory of it, ends
 LARGEST = 2**22  # weights of the layer; the singular values of more take too long
 #: Factors over the whole depth, as logarithms: beyond the first a ladder fades or grows, beyond the second it is lost.
 NOTICEABLE, LOST = HARMLESS / 2, STALLS / 2
@@ -55,6 +56,7 @@ class Passport:
         records: one flat dict per network: the factor per layer of ``rms``, ``signal`` (spread over inputs) and
             ``gradient`` (downwards), what theory says (``rms_theory``, ``gradient_theory``, or None), a ``verdict``.
         law: of one weight, or None.
+        aliases: other names of the scheme.
         sample: the weights of the histogram.
         singular: the singular values of the layer's matrix (outputs, rest), largest first.
         ladders: network -> its ``probe``.
@@ -90,9 +92,8 @@ class Passport:
         parts += [f"Also known as {' and '.join(f'`{a}`' for a in self.aliases)}."] if self.aliases else []
         parts += [f"![{self.name}: density, spectrum and ladders]({picture})"] if picture else []
         parts += [_filled(what.text, width)]
-        parts += [heading("Parameters"), *[_filled(f"- {line}", width) for line in what.arguments]] * bool(
-            what.arguments
-        )
+        if what.arguments:
+            parts += [heading("Parameters"), *(_filled(f"- {line}", width) for line in what.arguments)]
         parts += [heading("One layer"), _filled(self.layer(), width)]
         parts += [heading(f"Through {self.settings['depth']} layers"), _filled(self._how(), width)]
         parts += [tabulated(self.records)]
@@ -176,6 +177,7 @@ def scheme_passport(
 
     Raises:
         ValueError: an unknown scheme, or a layer of no weights or of too many.
+        TypeError: an initializer that no scheme made, such as a function of your own.
     """
     initializer = _initializer(scheme)
     if min(fan_in, fan_out) < 1 or fan_in * fan_out > LARGEST:
@@ -188,14 +190,13 @@ def scheme_passport(
     convolution = len(shape) > 2
     settings: dict[str, Any] = {"scheme": name, "shape": shape, "fan_in": fans[0], "fan_out": fans[1], "seed": seed}
     settings |= {"depth": DEPTH, "width": CHANNELS if convolution else WIDTH, "batch": BATCH}
-    own = "activation" in initializer.params and "activation" not in initializer.changed
-    settings |= {"convolution": convolution, "own_activation": own}
-    ladders, theory = {}, {}
+    settings |= {"convolution": convolution, "own_activation": _is_open(initializer)}
+    ladders, theory, fan = {}, {}, CHANNELS * KERNEL**2 if convolution else WIDTH
     with np.errstate(all="ignore"):  # signals that overflow are what this is about
         for label, activation in _networks(initializer).items():
             suited = _suited(initializer, activation)
             ladders[label], energy = _ladder(suited, activation, convolution, seed)
-            theory[label] = _theory(suited, activation, ladders[label], energy)
+            theory[label] = _theory(suited, activation, fan, ladders[label], energy)
     theory = {label: lines for label, lines in theory.items() if lines}
     records = [_record(label, ladders[label], theory.get(label)) for label in ladders]
     weights = _statistics(sample, singular, law) | {"coherence": init.coherence(matrix)}
@@ -222,9 +223,14 @@ def _registered(name: str) -> tuple[str, tuple[str, ...]]:
     return inspect.getdoc(scheme.factory) or "", scheme.aliases
 
 
+def _is_open(initializer: init.Initializer) -> bool:
+    """Whether a scheme has a parameter ``activation`` that was not set."""
+    return "activation" in initializer.params and "activation" not in initializer.changed
+
+
 def _suited(initializer: init.Initializer, activation: str) -> init.Initializer:
     """The scheme as a network of this activation would have it, where it has such a parameter and it was left alone."""
-    if "activation" not in initializer.params or "activation" in initializer.changed:
+    if not _is_open(initializer):
         return initializer
     try:
         return _initializer(init.get(initializer.name, **{**initializer.params, "activation": activation}))
@@ -317,7 +323,9 @@ def _rules(initializer: init.Initializer) -> dict[str, Any]:
     return {"output*": "lecun_normal", "*": initializer}
 
 
-def _theory(initializer: init.Initializer, activation: str, report: Report, energy: float) -> dict[str, list[float]]:
+def _theory(
+    initializer: init.Initializer, activation: str, fan: int, report: Report, energy: float
+) -> dict[str, list[float]]:
     """``q_l = n Var(w) E φ(√q ξ)²`` up and ``n Var(w) E φ'(√q ξ)²`` down, for weights with mean 0.
 
     The weights are independent, or those of an orthogonal matrix, which in a wide layer act the same on second moments.
@@ -325,21 +333,19 @@ def _theory(initializer: init.Initializer, activation: str, report: Report, ener
 
     Source: He et al. 2015, eq. 9 and 14; Poole et al. 2016, eq. 3.
     """
-    width = CHANNELS if any(r["kind"] == "Conv2d" for r in report.records) else WIDTH
-    fan = float(width if width == WIDTH else width * KERNEL**2)
     law = read_law(initializer.law, _words(initializer, (fan, fan)), (WIDTH, WIDTH))
     if law is None or law.mean or not (law.kind == "sphere" or law.independent) or law.std == 0:
         return {}
     strength = fan * law.std**2
     signal, slopes = [strength * energy], []
-    while len(signal) <= DEPTH and signal[-1] < 1e30:
+    while len(signal) < DEPTH and signal[-1] < BEYOND:
         moments = gaussian_moments("linear" if activation == "identity" else activation, signal[-1])
         slopes.append(strength * moments.slope_square)
         signal.append(strength * moments.square)
     down = [report.ladder("delta_rms")[-1]]
-    for slope in reversed(slopes[: DEPTH - 1]):
+    for slope in reversed(slopes):
         down.append(down[-1] * math.sqrt(slope))
-    return {"rms": [math.sqrt(q) for q in signal[:DEPTH]], "delta_rms": down[::-1]}
+    return {"rms": [math.sqrt(q) for q in signal], "delta_rms": down[::-1]}
 
 
 def _record(label: str, report: Report, theory: Mapping[str, Sequence[float]] | None) -> dict[str, Any]:
