@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +11,10 @@ import numpy as np
 from minidl.backend import device_of, to_device, to_host
 from minidl.init.registry import title
 from minidl.init.signal import trace
-from minidl.lab.untouched import left_as_it_was
+from minidl.lab.untouched import left_as_it_was, path_of
 from minidl.nn import Module, Parameter
 from minidl.tensor import Tensor, no_grad
-from minidl.text import table
+from minidl.text import grouped, table
 
 __all__ = ["Summary", "summary"]
 
@@ -52,8 +51,8 @@ class Summary:
         columns = {c: c for c in ("layer", "kind", "shape", "parameters", "fan_in", "fan_out", "scheme", "std")}
         columns |= {"variance_ratio": "ratio"} if any(r["variance_ratio"] is not None for r in self.records) else {}
         columns["parameters"] = "params"  # for 100 columns
-        buffers = f", and {_grouped(self.buffers)} in running averages" if self.buffers else ""
-        total = f"input {_times(self.in_shape)}: {_grouped(self.parameters)} parameters{buffers}"
+        buffers = f", and {grouped(self.buffers)} in running averages" if self.buffers else ""
+        total = f"input {_times(self.in_shape)}: {grouped(self.parameters)} parameters{buffers}"
         return f"{table(rows, columns)}\n{total}"
 
 
@@ -77,10 +76,13 @@ def summary(model: Module, in_shape: int | Sequence[int]) -> Summary:
     seen: dict[int, list[tuple[int, ...]]] = {}
     layers = {id(m): (path, m) for path, m in model.named_modules() if _is_layer(m)}
 
-    def look(module: Module, output: Any) -> None:
+    def look(module: Module, _inputs: Any, output: Any) -> None:
         seen.setdefault(id(module), []).append(_shape(output))
 
-    with _watched(model, [m for _, m in layers.values()], look):
+    with left_as_it_was(model), no_grad():
+        for _, module in layers.values():
+            module.register_forward_hook(look)
+        model.eval()
         call = trace(model, _zeros(model, shape))
     ratios = variance_ratios(call)
     counted: set[int] = set()
@@ -113,23 +115,13 @@ def _shape(output: Any) -> tuple[int, ...]:
     return tuple(first.shape[1:])
 
 
-@contextmanager
-def _watched(model: Module, layers: Iterable[Module], look: Callable[[Module, Any], None]) -> Iterator[None]:
-    """In evaluation mode and without a graph, let ``look(module, output)`` see every output of ``layers``."""
-    with left_as_it_was(model), no_grad():
-        for module in layers:
-            module.register_forward_hook(lambda module, _, output: look(module, output))
-        model.eval()
-        yield
-
-
 def _record(path: str, module: Module, shapes: list[tuple[int, ...]], counted: set[int]) -> dict[str, Any]:
     fresh = [p for p in _own(module) if id(p) not in counted]
     counted |= {id(p) for p in fresh}
     fan_in, fan_out = getattr(module, "fans", (None, None))
     weight = getattr(module, "weight", None) if fan_in is not None else None
     return {
-        "layer": path or type(module).__name__,
+        "layer": path_of(path, module),
         "kind": type(module).__name__,
         "shape": shapes[0] if shapes else None,
         "calls": len(shapes),
@@ -154,8 +146,3 @@ def _short(path: str, length: int = 18) -> str:
 
 def _times(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape)) or "1"
-
-
-def _grouped(number: int) -> str:
-    """61 706"""
-    return f"{number:,}".replace(",", " ")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from minidl.lab.draw import new_axes, new_figure, on_paper
+from minidl.text import keys
 
 __all__ = ["Display", "by_call", "check_same_layers", "evenly", "heading", "label_ends", "or_nan", "short", "times"]
 
@@ -83,9 +84,8 @@ class Display:
 
 def write_csv(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     """Records as a table; columns in the order in which they first appear, None as an empty cell."""
-    columns = list(dict.fromkeys(key for record in records for key in record))
     with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
+        writer = csv.DictWriter(file, keys(records))
         writer.writeheader()
         writer.writerows(records)
 
