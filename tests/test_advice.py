@@ -88,5 +88,13 @@ def test_the_methods_of_a_warm_start_share_their_first_batches():
     assert all(len(values) == 1 for values in firsts.values())
 
 
+def test_the_losses_of_a_training_that_diverged_are_drawn_at_the_steps_they_belong_to():
+    found = advice.warm_start(TASK, **SMALL["warm-start"] | {"rates": (1e30,)})
+    lines = [line for ax in found.figure().axes for line in ax.lines if line.get_label() == "momentum"]
+    assert lines and all(0 < len(line.get_xdata()) < TASK.steps for line in lines)
+    for line in lines:
+        np.testing.assert_allclose(line.get_xdata(), np.arange(len(line.get_xdata())) + 0.5)  # a point is one step here
+
+
 def test_schemes_of_the_experiments_exist():
     assert {"correlated_normal", "normal", "glorot_normal", "he_normal"} <= set(init.names())

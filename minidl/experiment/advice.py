@@ -8,6 +8,7 @@ the best of a few by the accuracy on held-out training images, and the test imag
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,6 +55,11 @@ class Task:
     batch_size: int = 64
     seeds: tuple[int, ...] = (0, 1, 2)
 
+    @property
+    def stretch(self) -> int:
+        """Steps behind each point of a curve of losses."""
+        return max(1, self.steps // ENOUGH_POINTS)
+
     def __str__(self) -> str:
         return (
             f"{self.train_images} training images of {self.dataset}, {self.val_images} others to choose learning rates "
@@ -72,7 +78,7 @@ class Finding:
         claim: what the article advises.
         setting: what was trained on what, in words.
         records: one flat dict per training: the settings, ``lr``, ``seed``, ``val_accuracy``, ``test_accuracy``,
-            ``losses`` (means over stretches of equal length).
+            ``losses`` (means over ``Task.stretch`` steps each).
         table: rows for people.
         notes: what else was measured, in sentences.
         extra: what only the figure needs.
@@ -133,14 +139,13 @@ def warm_start(
     }
     bases: dict[str, InitializerLike] = {"N(0, 0.01²)": init.get("normal", std=0.01), "He": init.get("he_normal")}
     jobs = [
-        ({"hidden layers": depth, "base": base, "method": method, "lr": lr}, scheme, make(lr))
+        ({"hidden layers": depth, "base": base, "method": method, "lr": lr}, depth, scheme, make(lr))
         for depth, (base, scheme), (method, (choices, make)) in itertools.product(
             depths, bases.items(), methods.items()
         )
         for lr in choices
     ]
-    records = _measured(task, jobs, "relu", lambda s: s["hidden layers"], quiet)
-    best = chosen(records, ("hidden layers", "base", "method"))
+    records = _measured(task, jobs, "relu", quiet)
     return Finding(
         "warm-start",
         "Warm start: an optimizer as initializer",
@@ -150,8 +155,8 @@ def warm_start(
         f"best of {_listed(rates)}; Adam alone the best of {_listed(adam_rates)}, as warm start 0.001; gradient "
         "descent 0.1.",
         records,
-        best,
-        extra={"warm": steps, "steps": task.steps, "chosen": best},
+        chosen(records, ("hidden layers", "base", "method")),
+        extra={"warm": steps, "stretch": task.stretch},
     )
 
 
@@ -166,7 +171,7 @@ def layer_rates(
     Args:
         task: data, steps, seeds.
         depth: hidden layers, sigmoid, Glorot.
-        rates: of momentum for the whole network; the rules have their base rate from the same idea, see the code.
+        rates: of momentum with one rate, and base rates of the rules sqrt_fan_in and mup; the others have their own.
         quiet: no progress bar.
     """
     task = task or Task(steps=600)
@@ -182,8 +187,8 @@ def layer_rates(
     uniform = [({"method": "momentum, one rate", "lr": lr}, plain(f"momentum:{lr}")) for lr in rates]
     adam = [({"method": "Adam, one rate", "lr": lr}, plain(f"adam:{lr}")) for lr in (1e-3, 3e-3, 1e-2)]
     glorot = init.get("glorot_normal")
-    jobs = [(settings, glorot, method) for settings, method in (*uniform, *ruled, *adam)]
-    records = _measured(task, jobs, "sigmoid", lambda s: depth, quiet)
+    jobs = [(settings, depth, glorot, method) for settings, method in (*uniform, *ruled, *adam)]
+    records = _measured(task, jobs, "sigmoid", quiet)
     return Finding(
         "layer-rates",
         "A learning rate for every layer of a deep sigmoid network",
@@ -219,10 +224,10 @@ def rate_windows(
     }
     optimizers = {"SGD": "sgd", "momentum": "momentum", "Adam": "adam"}
     jobs = [
-        ({"scheme": label, "optimizer": name, "lr": lr}, scheme, plain(f"{key}:{lr}"))
+        ({"scheme": label, "optimizer": name, "lr": lr}, depth, scheme, plain(f"{key}:{lr}"))
         for (label, scheme), (name, key), lr in itertools.product(schemes.items(), optimizers.items(), rates)
     ]
-    records = _measured(task, jobs, "relu", lambda s: depth, quiet)
+    records = _measured(task, jobs, "relu", quiet)
     rows = []
     for label, name in itertools.product(schemes, optimizers):
         row = {"scheme": label, "optimizer": name}
@@ -259,12 +264,16 @@ def correlation(
     depths = depths or {6: "momentum", 3: "adam"}
     rates = {"momentum": (0.003, 0.01, 0.03), "adam": (3e-4, 1e-3, 3e-3), "sgd": (0.01, 0.03, 0.1)}
     jobs = [
-        ({"network": f"{depth} hidden layers, {name}", "ρ": rho, "depth": depth, "lr": lr}, _correlated(rho), method)
+        (
+            {"network": f"{depth} hidden layers, {name}", "ρ": rho, "depth": depth, "lr": lr},
+            depth,
+            _correlated(rho),
+            plain(f"{name}:{lr}"),
+        )
         for (depth, name), rho in itertools.product(depths.items(), rhos)
         for lr in rates[name]
-        for method in [plain(f"{name}:{lr}")]
     ]
-    records = _measured(task, jobs, "relu", lambda s: s["depth"], quiet)
+    records = _measured(task, jobs, "relu", quiet)
     looks = [_look(task, rho, max(depths)) for rho in rhos]
     rows = []
     best = chosen(records, ("network", "ρ"))
@@ -340,41 +349,34 @@ def _steps(model: nn.Module, optimizer: optim.Optimizer, batches: Iterator[Any],
     return losses
 
 
-Job = tuple[dict[str, Any], InitializerLike, Method]
+#: What a record says of a training; its hidden layers, scheme and method.
+Job = tuple[dict[str, Any], int, InitializerLike, Method]
 
 
-def _measured(
-    task: Task, jobs: Sequence[Job], activation: str, depth: Callable[[dict[str, Any]], int], quiet: bool
-) -> list[dict[str, Any]]:
+def _measured(task: Task, jobs: Sequence[Job], activation: str, quiet: bool) -> list[dict[str, Any]]:
     """Every job with every seed, seeds outermost."""
     pairs = list(itertools.product(task.seeds, jobs))
     records = []
     with np.errstate(all="ignore"):  # rates that are too large overflow
-        for seed, (settings, scheme, method) in pairs if quiet else progress(pairs, label="trainings"):
+        for seed, (settings, depth, scheme, method) in pairs if quiet else progress(pairs, label="trainings"):
             part, val, test = _parts(task, seed)
-            model = models.mlp(_sizes(task, part, depth(settings)), activation, scheme, seed=seed)
+            model = models.mlp(_sizes(task, part, depth), activation, scheme, seed=seed)
             losses = method(model, _batches(task, part, seed), task.steps)
             record = {**settings, "seed": seed, "diverged": not math.isfinite(losses[-1])}
             record["val_accuracy"] = train.evaluate(model, val)["accuracy"]
             record["test_accuracy"] = train.evaluate(model, test)["accuracy"]
-            records.append(record | {"losses": _coarse(losses, task.steps)})
+            records.append(record | {"losses": _coarse(losses, task.stretch)})
     return records
 
 
-_PARTS: dict[tuple[str, int, int, int], tuple[Part, Part, Part]] = {}
-
-
+@functools.lru_cache(maxsize=1)  # the next training mostly has the same seed
 def _parts(task: Task, seed: int) -> tuple[Part, Part, Part]:
-    """The images of one seed; the last ones are kept, for the next training mostly has the same seed."""
-    key = (task.dataset, task.train_images, task.val_images, seed)
-    if key not in _PARTS:
-        split = data.load(task.dataset, val=task.val_images, seed=seed)
-        part, left = split.train, len(split.train) - task.train_images
-        if left > 0:
-            part, _ = hold_out(part, left, seed, "left out")
-        _PARTS.clear()
-        _PARTS[key] = part, split.val, split.test
-    return _PARTS[key]
+    """The images of one seed: to train on, to choose learning rates by, to test."""
+    split = data.load(task.dataset, val=task.val_images, seed=seed)
+    part, left = split.train, len(split.train) - task.train_images
+    if left > 0:
+        part, _ = hold_out(part, left, seed, "left out")
+    return part, split.val, split.test
 
 
 def _sizes(task: Task, part: Part, depth: int) -> list[int]:
@@ -388,9 +390,8 @@ def _batches(task: Task, part: Part, seed: int) -> Iterator[Any]:
         yield from loader
 
 
-def _coarse(losses: Sequence[float], steps: int) -> list[float]:
+def _coarse(losses: Sequence[float], length: int) -> list[float]:
     """Means over stretches of equal length; a stretch that was not trained to its end is missing."""
-    length = max(1, steps // ENOUGH_POINTS)
     return [float(np.mean(losses[i : i + length])) for i in range(0, len(losses) - length + 1, length)]
 
 

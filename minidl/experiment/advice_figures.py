@@ -22,7 +22,7 @@ def warm_start(finding: Any) -> Any:
     fig.suptitle(finding.title, fontsize=12)
     grid = fig.subplots(-(-len(panels) // 2), 2, sharex=True, sharey=True, squeeze=False)
     for ax, (depth, base) in zip(grid.flat, panels, strict=False):
-        rows = [r for r in finding.extra["chosen"] if (r["hidden layers"], r["base"]) == (str(depth), base)]
+        rows = [r for r in finding.table if (r["hidden layers"], r["base"]) == (str(depth), base)]
         ax.axvspan(0, finding.extra["warm"], color="#EEEEEE", zorder=0)
         for row, (colour, dash, marker) in zip(rows, STYLES, strict=False):
             own = [
@@ -32,7 +32,7 @@ def warm_start(finding: Any) -> Any:
                 and f"{r['lr']:g}" == row["rate"]
             ]
             mean = np.mean([losses[: min(map(len, own))] for losses in own], axis=0)
-            steps = (np.arange(len(mean)) + 0.5) * finding.extra["steps"] / max(len(own[0]), 1)
+            steps = (np.arange(len(mean)) + 0.5) * finding.extra["stretch"]
             ax.plot(steps, mean, color=colour, linestyle=dash, marker=marker, markevery=6, ms=4.5, label=row["method"])
         ax.set_title(f"{depth} hidden layers, base {base}", fontsize=11)
         ax.grid(True, axis="y", **GRID)
