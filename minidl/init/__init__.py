@@ -7,7 +7,9 @@ he_normal(mode='fan_out', negative_slope=0.0): W ~ N(0, 2/((1+a²) fan_out))
 Families: ``constant.py`` (nothing known of the layer), ``scaling.py`` (variance over fan), ``critical.py`` (a variance
 solved for from the activation), ``orthogonal.py``, ``structured.py`` (identity, sparse, alike), ``defaults.py`` (those
 of other frameworks), and ``as_written.py``: what the article gave, to be compared with and not to be used.
-``init.names()`` lists them; each is also a function here, ``init.he_normal(mode="fan_out")``.
+``init.names()`` lists them; each is also a function here, ``init.he_normal(mode="fan_out")``. Whole models are set by
+``apply.py``, and from data (``data_driven.py``), by calculation (``analytic.py``), along gradients (``learned.py``) or
+for their shortcuts (``residual.py``).
 """
 
 import importlib

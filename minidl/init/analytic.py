@@ -58,7 +58,7 @@ def autoinit(model: Any, in_shape: Sequence[int], *, mean: float = 0.0, variance
     zeros = Tensor(to_device(np.zeros((2, *in_shape), first.dtype), device_of(first.data)))
     with as_in_training(model):
         call = trace(model, zeros)
-    walk = _Fitting("autoinit", "take init.lsuv, which measures", trained=True)
+    walk = _Fitting()
     with threads.limited(1):  # sums of some thousand terms: more threads only wait for each other
         walk.through(call, Signal.normal(mean, variance, {}))
     records = []
@@ -75,8 +75,8 @@ def autoinit(model: Any, in_shape: Sequence[int], *, mean: float = 0.0, variance
 class _Fitting(Walk):
     """A walk that fits each weighted layer; ``found``: (second moment of the input, factor) by the id of the layer."""
 
-    def __init__(self, method: str, otherwise: str, trained: bool) -> None:
-        super().__init__(method, otherwise, trained=trained)
+    def __init__(self) -> None:
+        super().__init__("autoinit", "take init.lsuv, which measures", trained=True)
         self.found: dict[int, tuple[float, float]] = {}
 
     def weighted(self, call: Call, signal: Signal) -> tuple[Signal, Back]:

@@ -285,9 +285,8 @@ def krahenbuhl(
             _shift_scales(layers, damping * 0.5 * np.cumsum(np.log(rates) - np.log(rates).mean()))
             rates, rounds = _relative_gradients(model, layers, inputs, loss), rounds + 1
     records = [
-        {"layer": path, "shape": tuple(module.weight.shape), "rate_before": a, "rate": b, "factor": rms_after / w}
-        for (path, module), a, b, w in zip(layers, first, rates, weights, strict=True)
-        for rms_after in [rms(module.weight.data)]
+        {"layer": path, "shape": m.weight.shape, "rate_before": a, "rate": b, "factor": rms(m.weight.data) / w}
+        for (path, m), a, b, w in zip(layers, first, rates, weights, strict=True)
     ]
     far = f"not even after {max_iter} steps: the largest |ln(C_k/C)| is {_unevenness(rates):.3g}"
     return ModelReport(

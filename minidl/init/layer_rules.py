@@ -197,9 +197,7 @@ def _batch_norm(batch: Batch, call: Call, signal: Signal) -> tuple[Signal, Back]
     In evaluation running averages that have seen data are taken for those of the batch; new ones are 0 and 1.
     """
     module = call.module
-    ones = np.ones(module.num_features)
-    gamma = ones if module.weight is None else to_host(module.weight.data).astype(np.float64)
-    beta = 0 * ones if module.bias is None else to_host(module.bias.data).astype(np.float64)
+    gamma, beta = _numbers(module.weight, 1.0), _numbers(module.bias, 0.0)
     if not (module.training or batch.trained or to_host(module.running_mean).any()):
         after, square = _per_channel(signal, gamma / math.sqrt(1 + module.eps), beta)
         return after, times(square)
@@ -208,6 +206,11 @@ def _batch_norm(batch: Batch, call: Call, signal: Signal) -> tuple[Signal, Back]
     after.luck = 0.0
     elements = batch.inputs * math.prod(call.output.shape[2:])
     return after, times(square * (1 - 2 / elements if elements > 2 else 1.0))  # mean and scale of a gradient are lost
+
+
+def _numbers(parameter: Any, missing: float) -> Values:
+    """A parameter on the host, in float64; one number for all channels where the layer has none."""
+    return np.array([missing]) if parameter is None else to_host(parameter.data).astype(np.float64)
 
 
 def _batch_variance(batch: Batch, signal: Signal) -> float:
@@ -223,8 +226,9 @@ def _centred(signal: Signal, variance: float) -> Signal:
     """Mean 0 and another variance, the law else as it is."""
     stretch = math.sqrt(variance / signal.variance) if signal.variance else 0.0
     law = signal.law.changed(lambda x: stretch * (x - signal.mean))
-    more = {"gaussian": signal.gaussian, "neighbours": signal.neighbours, "profile": signal.profile}
-    return Signal(law, signal.half, mean=0.0, square=variance, **more)  # type: ignore[arg-type]
+    after = Signal(law, signal.half, signal.gaussian, signal.neighbours, mean=0.0, square=variance)
+    after.profile = signal.profile
+    return after
 
 
 def _per_channel(signal: Signal, scale: Values, shift: Values) -> tuple[Signal, float]:
@@ -312,10 +316,7 @@ def _dropout(batch: Batch, call: Call, signal: Signal) -> tuple[Signal, Back]:
 
 def _scale(batch: Batch, call: Call, signal: Signal) -> tuple[Signal, Back]:
     """One number for all channels."""
-    module = call.module
-    scale = to_host(module.scale.data).astype(np.float64)
-    shift = 0 * scale if module.bias is None else to_host(module.bias.data).astype(np.float64)
-    after, square = _per_channel(signal, scale, shift)
+    after, square = _per_channel(signal, _numbers(call.module.scale, 1.0), _numbers(call.module.bias, 0.0))
     return after, times(square)
 
 

@@ -25,7 +25,6 @@ __all__ = ["gradinit", "metainit", "warm_start"]
 
 Loss: TypeAlias = Callable[[Any, Any], Tensor]
 Slopes: TypeAlias = NDArray[np.float64]
-Named: TypeAlias = list[tuple[str, Any]]
 
 #: warm_start compares the mean loss of so many steps with that of as many before.
 WINDOW = 10
@@ -67,7 +66,7 @@ def warm_start(
     """
     if steps < 1:
         raise ValueError(f"warm_start: steps must be at least 1; got {steps}")
-    parameters: Named = list(model.named_parameters())
+    parameters = list(model.named_parameters())
     tensors = [parameter for _, parameter in parameters]
     before = [parameter.data for parameter in tensors]
     modes = [(module, module.training) for _, module in model.named_modules()]
@@ -168,8 +167,8 @@ def gradinit(
         raise ValueError("gradinit has nothing to scale: every parameter is zero; draw weights first, init.apply")
     tensors = [p for _, p in named]
     base = [p.data for p in tensors]
-    learner, source, history, passes = _Adam(len(named), lr, clip), _endless("gradinit", batches, model), [], 0
-    alpha = np.ones(len(named))
+    learner, source = _Adam(len(named), lr, clip), _endless("gradinit", batches, model)
+    alpha, history, passes = np.ones(len(named)), [], 0
     with undone_on_error(model), as_in_training(model):
         x, y = next(source)
         for step in range(steps):
@@ -184,13 +183,12 @@ def gradinit(
                     "float32; infinite: the weights are too large. Other weights, or model.to('float64'), help"
                 )
             if size > gamma:
-                follows = "norm"
+                follows, passes = "norm", passes + 3
                 slopes = _norm_slopes(partial(_value, model, loss, x, y), tensors, base, direction)
             else:
-                follows = "loss"
+                follows, passes = "loss", passes + 2
                 mixed = _half_new(x, new_x), _half_new(y, new_y)
                 slopes = _look_ahead_slopes(partial(_value, model, loss, *mixed), tensors, base, direction, eta)
-            passes += 3 if follows == "norm" else 2
             history.append(record | {"grad_norm": size, "follows": follows})
             if not np.isfinite(slopes).all():
                 raise ValueError(
@@ -246,14 +244,14 @@ def _along(grads: Sequence[Array], base: Sequence[Array]) -> Slopes:
 class _Adam:
     """Adam on a vector of scales, with one first moment for each kind of slope and a common second moment."""
 
-    def __init__(self, size: int, lr: float, clip: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
-        self.lr, self.clip, self.betas = lr, clip, betas
+    def __init__(self, size: int, lr: float, clip: float) -> None:
+        self.lr, self.clip = lr, clip
         self.m: dict[str, tuple[int, Slopes]] = {}
         self.t, self.v = 0, np.zeros(size)
 
     def step(self, slopes: Slopes, kind: str) -> Slopes:
         """What to subtract from the scales."""
-        beta1, beta2 = self.betas
+        beta1, beta2 = 0.9, 0.999
         g = np.clip(slopes, -self.clip, self.clip)
         count, m = self.m.get(kind, (0, np.zeros_like(g)))
         self.m[kind] = count, m = count + 1, beta1 * m + (1 - beta1) * g
@@ -362,21 +360,15 @@ def _gradient_quotient(value: Tensor, tensors: Sequence[Any], eps: float) -> tup
     H g is the gradient of ``½ ‖g‖²``. The mean is over all elements of all tensors.
     """
     grads = grad(value, list(tensors), create_graph=True)
-    half = _total([(g * g).sum() for g in grads]) * 0.5
+    squares = [(g * g).sum() for g in grads]
+    half = sum(squares[1:], squares[0]) * 0.5
     curved = grad(half, list(tensors), create_graph=True)
     parts = []
     for g, hg in zip(grads, curved, strict=True):
         xp = array_module(g.data)
         sign = xp.where(g.data < 0, -xp.ones_like(g.data), xp.ones_like(g.data))  # of 0 it is 1: nothing divides by 0
         parts.append(abs((g - hg) / (g + eps * sign) - 1.0).sum())
-    return _total(parts) * (1 / sum(g.size for g in grads)), math.sqrt(2 * float(half))
-
-
-def _total(terms: list[Tensor]) -> Tensor:
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return total
+    return sum(parts[1:], parts[0]) * (1 / sum(g.size for g in grads)), math.sqrt(2 * float(half))
 
 
 def _set_norms(weights: Sequence[Any], norms: Slopes) -> None:

@@ -92,10 +92,10 @@ def explain_ratio(
         tolerance: how far from the ratio of a slip still counts, relative.
 
     Returns:
-        The suspects; none if the ratio is that of no known slip, or 1 within the tolerance.
+        The suspects; none if the ratio is that of no known slip, 1 within the tolerance, or no positive number.
 
     Raises:
-        ValueError: a number that is not positive.
+        ValueError: a number of the layer that is not positive.
     """
     if not 0 < ratio < math.inf or abs(math.log(ratio)) <= tolerance:
         return []

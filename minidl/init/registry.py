@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Real
-from typing import Any, NamedTuple, ParamSpec, Protocol, TypeAlias
+from typing import Any, NamedTuple, ParamSpec, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -122,16 +122,13 @@ class Initializer:
         return functools.partial(get, self.name, **self.params), ()
 
 
-Factory: TypeAlias = Callable[..., Initializer]
-
-
 class Scheme(NamedTuple):
     """One line of the registry."""
 
     name: str
     family: str  #: the file that defines it: "constant", "scaling", ...
     aliases: tuple[str, ...]
-    factory: Factory
+    factory: Callable[..., Initializer]
 
 
 _SCHEMES: dict[str, Scheme] = {}
@@ -207,7 +204,9 @@ def names() -> list[str]:
 
 def title(initializer: InitializerLike) -> str:
     """A short name of any initializer, for tables: "he_normal(mode='fan_out')"."""
-    return str(initializer) if isinstance(initializer, Initializer) else _function_name(initializer)
+    if isinstance(initializer, Initializer):
+        return str(initializer)
+    return getattr(initializer, "__name__", None) or type(initializer).__name__
 
 
 def drawn(
@@ -278,10 +277,6 @@ def _follows_the_protocol(function: Callable[..., Any]) -> bool:
     except ValueError:  # it does not tell its signature; the call will show
         return True
     return True
-
-
-def _function_name(function: object) -> str:
-    return getattr(function, "__name__", None) or type(function).__name__
 
 
 def _call(name: str, params: Mapping[str, Any]) -> str:

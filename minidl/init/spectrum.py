@@ -70,8 +70,7 @@ def singular_values(weight: Any, image: tuple[int, int] | None = None) -> NDArra
 
 
 def _host(weight: Any) -> NDArray[np.float64]:
-    array = getattr(weight, "data", weight) if hasattr(weight, "requires_grad") else weight
-    return to_host(array).astype(np.float64)
+    return to_host(weight.data if hasattr(weight, "requires_grad") else weight).astype(np.float64)
 
 
 def _matrix(weight: Any) -> NDArray[np.float64]:
