@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 from minidl.text import unknown
 
@@ -101,7 +100,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield part
         with open(part, "rb+") as file:
-            _to_disk(file)
+            os.fsync(file.fileno())
         os.replace(part, path)
         _folder_to_disk(path.parent)
     except OSError as error:
@@ -109,11 +108,6 @@ def replacing(path: Path) -> Iterator[Path]:
         raise OSError(error.errno, f"{path} could not be written ({error.strerror or error}); {kept}") from error
     finally:
         part.unlink(missing_ok=True)
-
-
-def _to_disk(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _folder_to_disk(folder: Path) -> None:

@@ -80,33 +80,30 @@ def rate_windows(finding: Any) -> Any:
 
 @on_paper()
 def correlation(finding: Any) -> Any:
-    """Test accuracy against ρ, at the best of the rates for each."""
+    """Test accuracy against ρ, at the best of the rates for each: means, in a band from the worst seed to the best."""
     fig = new_figure(8, 4.4)
     ax = fig.subplots()
-    best = []
-    for network in dict.fromkeys(r["network"] for r in finding.records):
-        for rho in finding.extra["rhos"]:
-            own = [r for r in finding.records if (r["network"], r["ρ"]) == (network, rho)]
-            rates = {r["lr"] for r in own}
-            lr = max(rates, key=lambda rate: np.mean([r["val_accuracy"] for r in own if r["lr"] == rate]))
-            place = finding.extra["rhos"].index(rho)
-            best += [{**r, "place": place} for r in own if r["lr"] == lr]
-    _lines(ax, best, "network", "place")
-    ax.set_xticks(range(len(finding.extra["rhos"])), [f"{rho:g}" for rho in finding.extra["rhos"]])
+    rhos = finding.extra["rhos"]
+    networks = dict.fromkeys(r["network"] for r in finding.records)
+    for network, (colour, dash, marker) in zip(networks, STYLES, strict=False):
+        own = [r for r in finding.records if r["network"] == network]
+        values = [_at_best_rate([r for r in own if r["ρ"] == rho]) for rho in rhos]
+        places, means = range(len(rhos)), [np.mean(v) for v in values]
+        ax.plot(places, means, color=colour, linestyle=dash, marker=marker, ms=5, label=network)
+        ax.fill_between(places, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.15, lw=0)
+    ax.set_xticks(range(len(rhos)), [f"{rho:g}" for rho in rhos])
     ax.set(xlabel="correlation ρ of any two units' weights", ylabel="test accuracy in percent", title=finding.title)
+    ax.set_ylim(0, 100)
+    ax.grid(True, axis="y", **GRID)
     ax.legend(frameon=False, fontsize=10, loc="lower left")
     return fig
 
 
-def _lines(ax: Any, records: list[dict[str, Any]], axis: str, x: str) -> None:
-    """A line of means for each value of ``axis``, in a band from the worst seed to the best."""
-    for name, (colour, dash, marker) in zip(dict.fromkeys(r[axis] for r in records), STYLES, strict=False):
-        places = sorted({r[x] for r in records if r[axis] == name})
-        values = [[100 * r["test_accuracy"] for r in records if (r[axis], r[x]) == (name, p)] for p in places]
-        ax.plot(places, [np.mean(v) for v in values], color=colour, linestyle=dash, marker=marker, ms=5, label=name)
-        ax.fill_between(places, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.15, lw=0)
-    ax.set_ylim(0, 100)
-    ax.grid(True, axis="y", **GRID)
+def _at_best_rate(records: list[dict[str, Any]]) -> list[float]:
+    """The test accuracies in percent at the rate that is best on the held-out images, as the table has it."""
+    rates = dict.fromkeys(r["lr"] for r in records)
+    best = max(rates, key=lambda rate: np.mean([r["val_accuracy"] for r in records if r["lr"] == rate]))
+    return [100 * r["test_accuracy"] for r in records if r["lr"] == best]
 
 
 FIGURES: dict[str, Callable[[Any], Any]] = {

@@ -12,7 +12,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -176,8 +176,9 @@ class Grid:
         shared: dict[str, Any] = {
             name: getattr(self, name) for name in ("epochs", "batch_size", "train_images", "steps")
         }
-        for scheme in self.scheme:  # one that fits no activation at all is an error
-            _suits_one(scheme, self.activation)
+        for scheme in self.scheme:
+            if not any(_suits(scheme, activation) for activation in self.activation):
+                initializer(scheme, self.activation[0])  # raises, and says what does not fit
         found: dict[Cell, None] = {}
         for seed, *values in itertools.product(self.seed, *(getattr(self, axis) for axis in AXES)):
             chosen = dict(zip(AXES, values, strict=True))
@@ -286,11 +287,6 @@ def _suits(scheme: str, activation: str) -> bool:
     except ValueError:
         return not name.startswith("as_written_") or "activation" in params
     return True
-
-
-def _suits_one(scheme: str, activations: Sequence[str]) -> None:
-    if not any(_suits(scheme, activation) for activation in activations):
-        initializer(scheme, activations[0])
 
 
 def _at_least(name: str, value: Any, least: int) -> None:

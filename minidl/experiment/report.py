@@ -77,8 +77,8 @@ def _page(found: Mapping[str, Any], records: Sequence[Mapping[str, Any]], drawn:
     made = found["made_with"]
     versions = ", ".join(f"{key} {' and '.join(made[key])}" for key in ("minidl", "numpy", "python", "device"))
     when = " to ".join(made["dates"])
-    hours = f"{made['seconds_of_all_cells'] / 60:.0f} minutes of one thread in all"
-    parts = [f"# {found['title']}", found["caption"], f"Made with `{found['command']}`; {versions}; {when}; {hours}."]
+    spent = f"{made['seconds_of_all_cells'] / 60:.0f} minutes of one thread in all"
+    parts = [f"# {found['title']}", found["caption"], f"Made with `{found['command']}`; {versions}; {when}; {spent}."]
     if found["finished"] < found["cells"]:
         parts.append(f"**{found['finished']} of {found['cells']} cells are finished.**")
     if found["scoreboard"]:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -109,15 +109,11 @@ class Store:
         """
         path = self.path(cell)
         try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return None
-        except UnicodeDecodeError:
-            raise ValueError(f"{path} is damaged: it is no text") from None
-        try:
-            content: dict[str, Any] = json.loads(text)
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             checksum = content.pop("checksum")
             whole = content["schema"] == CELL_SCHEMA and checksum == _checksum(content)
+        except FileNotFoundError:
+            return None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is damaged: it is no stored cell ({error})") from None
         if not whole:
@@ -140,13 +136,11 @@ class Store:
 
     def records(self) -> list[dict[str, Any]]:
         """The finished cells in the order in which they were asked for: ``{"cell": …, "result": …, "how": …}``."""
-        return [found for cell in self.cells if (found := self._readable(cell)) is not None]
-
-    def _readable(self, cell: Cell) -> dict[str, Any] | None:
-        try:
-            return self.read(cell)
-        except ValueError:
-            return None
+        found = []
+        for cell in self.cells:
+            with suppress(ValueError):  # of a damaged file ``missing`` speaks
+                found.append(self.read(cell))
+        return [record for record in found if record is not None]
 
 
 def write_atomically(path: Path, text: str) -> None:
