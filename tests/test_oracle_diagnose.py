@@ -522,6 +522,21 @@ def test_functions_are_seen_like_modules_in_place_or_not(how):
     assert [f.level for f in a.findings] == [f.level for f in b.findings]
 
 
+class Snake(t.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = t.Linear(20, 10)
+
+    def forward(self, x):
+        h = self.a(x)
+        return h + torch.sin(h)
+
+
+def test_a_sum_with_something_unknown_is_told_of_the_network_that_has_it():
+    found = lab.diagnose_torch(Snake(), *batch((20,)))
+    assert "the model is a Snake that computes by itself" in found.evidence.unpredicted
+
+
 def test_a_function_that_is_not_known_leaves_no_theory_rather_than_a_wrong_one():
     network, (x, y) = Functional(lambda h: h.clamp_(min=0)), batch((3, 8, 8))
     found = lab.diagnose_torch(network, x, y)

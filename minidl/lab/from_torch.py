@@ -41,7 +41,7 @@ from minidl.lab.explain import Diagnosis, judge
 from minidl.lab.measure import Report, _look, _of_gradient, _read, _size
 from minidl.lab.theory import Recorder, signal_of
 from minidl.lab.torch_fixes import in_torch
-from minidl.lab.torch_layers import FUNCTIONS, Standin, called, host, twin
+from minidl.lab.torch_layers import FUNCTIONS, called, host, standin, twin
 from minidl.lab.trial import EXAMPLES, MOMENTUM, attempt, check_steps, slices
 from minidl.lab.untouched import path_of, placed, rows_of, weight_of
 
@@ -344,19 +344,19 @@ class _Run:
                     stack.callback(module.register_forward_hook(self._made, prepend=True).remove)
                     stack.callback(module.register_forward_hook(self._leave(path)).remove)
             stack.enter_context(self.torch.nn.utils.parametrize.cached())
-            stack.enter_context(_functions(self.torch, self._function))
+            stack.enter_context(_functions(self.torch, self))
             yield
 
     def _enter(self, path: str) -> Callable[..., None]:
         def hook(module: Any, inputs: Any) -> None:
-            self.stack.append((path, self._value(inputs[0] if inputs else None), []))
+            self.stack.append((path, self.value(inputs[0] if inputs else None), []))
             self.inside_leaf += _is_leaf(module)
 
         return hook
 
     def _made(self, _module: Any, _inputs: Any, output: Any) -> None:
         """Before hooks of the user, which may put something else in its place: theory does not know that."""
-        self.made = self._value(output)
+        self.made = self.value(output)
 
     def _leave(self, path: str) -> Callable[..., None]:
         def hook(module: Any, inputs: Any, output: Any) -> None:
@@ -367,7 +367,7 @@ class _Run:
                 return
             if not _is_leaf(module):
                 self._around(path, x, output)
-                self._note(Call(path, _container(module), before, self.made, calls))
+                self._note(Call(path, standin(module), before, self.made, calls))
             elif isinstance(x, self.torch.Tensor):
                 self._leaf(path, module, x, before, output)
 
@@ -378,8 +378,7 @@ class _Run:
         if path not in self.twins:
             self.twins[path] = twin(self.torch, module, tuple(x.shape), tuple(getattr(first, "shape", ())))
         layer = self.twins[path]
-        for tensor in output if isinstance(output, tuple | list) else (output,):
-            self._look(path_of(path, layer), layer, tensor)
+        self._look(path_of(path, layer), layer, output)
         self._note(Call(path, layer, before, self.made, []))
         if path not in self.watch.into and weight_of(layer) is not None:
             self.watch.order.append(path)
@@ -388,14 +387,15 @@ class _Run:
             if module.weight.requires_grad:
                 module.weight.retain_grad()
 
-    def _function(self, name: str, args: Sequence[Any], options: Mapping[str, Any], output: Any, before: Any) -> None:
+    def function(self, name: str, args: Sequence[Any], options: Mapping[str, Any], output: Any, before: Any) -> None:
         """A function that was called outside of the layers: a layer by another name."""
         if self.inside_leaf:
             return
         if name == "add":
             if len(args) == 2 and not options and getattr(args[1], "shape", None) == args[0].shape == output.shape:
-                path, _, calls = self.stack[-1]
-                calls.append(_Sum(path, _container(self), before, self._value(output), [], other=self._value(args[1])))
+                path = self.stack[-1][0]
+                inside = standin(self.network.get_submodule(path))
+                self._note(_Sum(path, inside, before, self.value(output), [], other=self.value(args[1])))
             return
         layer = called(name, args[1:], options, before.shape, tuple(output.shape))
         if layer is None:
@@ -405,16 +405,16 @@ class _Run:
         self.counts[label] = self.counts.get(label, 0) + 1
         path = label if self.counts[label] == 1 else f"{label}_{self.counts[label]}"
         self._look(path, layer, output)
-        self._note(Call(path, layer, before, self._value(output), []))
+        self._note(Call(path, layer, before, self.value(output), []))
 
-    def _look(self, path: str, layer: Any, tensor: Any) -> None:
-        if isinstance(tensor, self.torch.Tensor) and tensor.numel() and tensor.is_floating_point():
+    def _look(self, path: str, layer: Any, output: Any) -> None:
+        for tensor in _real_tensors(self.torch, output):
             _look(self.raw, path, layer, _Output(host(tensor), tensor))  # type: ignore[arg-type]
 
     def _note(self, call: Call) -> None:
         self.stack[-1][2].append(call)
 
-    def _value(self, x: Any) -> _Value:
+    def value(self, x: Any) -> _Value:
         """The same object for the same tensor, as long as nothing was written into it."""
         if not isinstance(x, self.torch.Tensor):
             return _Value(())
@@ -484,9 +484,8 @@ class _Run:
 
         def hook_of(path: str) -> Callable[..., None]:
             def hook(_module: Any, _inputs: Any, output: Any) -> None:
-                for t in output if isinstance(output, tuple | list) else (output,):
-                    if isinstance(t, self.torch.Tensor) and t.numel() and t.is_floating_point():
-                        found.append({"layer": names[path], **closer.alike(rows_of(host(t)))})
+                for t in _real_tensors(self.torch, output):
+                    found.append({"layer": names[path], **closer.alike(rows_of(host(t)))})
 
             return hook
 
@@ -519,12 +518,14 @@ def _is_leaf(module: Any) -> bool:
     return all(name == "parametrizations" for name, _ in module.named_children())
 
 
-def _container(module: Any) -> Any:
-    return type(type(module).__name__, (Standin,), {"__module__": "torch"})()
+def _real_tensors(torch: Any, output: Any) -> list[Any]:
+    """The tensors of real numbers, and not empty, among what a layer gives."""
+    outputs = output if isinstance(output, tuple | list) else (output,)
+    return [t for t in outputs if isinstance(t, torch.Tensor) and t.numel() and t.is_floating_point()]
 
 
-def _functions(torch: Any, look: Callable[..., None]) -> Any:
-    """A context in which ``look`` sees every call of one of the functions that are layers by another name."""
+def _functions(torch: Any, run: _Run) -> Any:
+    """A context in which a run sees every call of one of the functions that are layers by another name."""
 
     class Seen(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         def __torch_function__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -532,10 +533,10 @@ def _functions(torch: Any, look: Callable[..., None]) -> Any:
             name = getattr(func, "__name__", "").rstrip("_")
             if name not in (*FUNCTIONS, "add") or not args or not isinstance(args[0], torch.Tensor):
                 return func(*args, **options)
-            before = look.__self__._value(args[0])  # type: ignore[attr-defined]
+            before = run.value(args[0])
             output = func(*args, **options)
             if isinstance(output, torch.Tensor) and not (output is args[0] and output._version == 0):
-                look(name, args, options, output, before)
+                run.function(name, args, options, output, before)
             return output
 
     return Seen()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from minidl import nn
 from minidl.tensor import Tensor
 
-__all__ = ["FUNCTIONS", "Standin", "called", "host", "twin"]
+__all__ = ["FUNCTIONS", "called", "host", "standin", "twin"]
 
 Shape = Sequence[int]
 SIZES = ("in_features", "out_features", "in_channels", "out_channels", "kernel_size", "groups", "stride")
@@ -45,8 +45,8 @@ def twin(torch: Any, module: Any, x: Shape, y: Shape) -> Any:
     for kind in type(module).__mro__:
         if kind is getattr(torch.nn, kind.__name__, None) and kind.__name__ in LAYERS:
             made = LAYERS[kind.__name__](module, x, y) if type(module).forward is kind.forward else None
-            return _standin(module) if made is None else _filled(made, module)
-    return _standin(module)
+            return _weighted_standin(module) if made is None else _filled(made, module)
+    return _weighted_standin(module)
 
 
 def called(name: str, args: Sequence[Any], options: Mapping[str, Any], x: Shape, y: Shape) -> Any:
@@ -56,8 +56,13 @@ def called(name: str, args: Sequence[Any], options: Mapping[str, Any], x: Shape,
     return LAYERS[kind](SimpleNamespace(**given), x, y)
 
 
-def _standin(module: Any) -> Any:
-    layer: Any = type(type(module).__name__, (Standin,), {"__module__": "torch"})()
+def standin(module: Any) -> Any:
+    """A ``Standin`` by the name of the module's class."""
+    return type(type(module).__name__, (Standin,), {"__module__": "torch"})()
+
+
+def _weighted_standin(module: Any) -> Any:
+    layer = standin(module)
     for name in SIZES:
         if hasattr(module, name):
             setattr(layer, name, getattr(module, name))
