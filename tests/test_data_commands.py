@@ -15,7 +15,7 @@ from minidl.files import folder
 def minidl(tmp_path, monkeypatch):
     """Run ``minidl data …`` with an empty cache; returns the exit code, or (code, JSON) with ``--json``."""
     monkeypatch.delenv("MINIDL_DATA", raising=False)
-    monkeypatch.setattr("minidl.data.places.user_cache", lambda: tmp_path / "cache")
+    monkeypatch.setattr("minidl.files.user_cache", lambda: tmp_path / "cache")
 
     def run(*words):
         """The code, or (code, JSON document); an error the way the command raises it."""

@@ -457,7 +457,7 @@ def test_downloads_go_to_the_cache_when_the_shared_folder_is_read_only(cifar, tm
     shared.mkdir()
     shared.chmod(0o555)
     monkeypatch.setenv("MINIDL_DATA", str(shared))
-    monkeypatch.setattr("minidl.data.places.user_cache", lambda: tmp_path / "cache")
+    monkeypatch.setattr("minidl.files.user_cache", lambda: tmp_path / "cache")
     cifar(archive())
     data.load("cifar10")
     shared.chmod(0o755)

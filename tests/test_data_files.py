@@ -54,7 +54,7 @@ def write_cifar(folder, records=4):
 def home(tmp_path, monkeypatch):
     """Neither $MINIDL_DATA nor the user's cache hold anything."""
     monkeypatch.delenv("MINIDL_DATA", raising=False)
-    monkeypatch.setattr("minidl.data.places.user_cache", lambda: tmp_path / "cache")
+    monkeypatch.setattr("minidl.files.user_cache", lambda: tmp_path / "cache")
     return tmp_path
 
 

@@ -348,7 +348,7 @@ def test_a_train_folder_that_cannot_be_read_is_named(folder, monkeypatch):
 
 def test_imagenet_that_is_nowhere_says_what_to_place_where(tmp_path, monkeypatch):
     monkeypatch.delenv("MINIDL_DATA", raising=False)
-    monkeypatch.setattr("minidl.data.places.user_cache", lambda: tmp_path / "cache")
+    monkeypatch.setattr("minidl.files.user_cache", lambda: tmp_path / "cache")
     with pytest.raises(data.DataError, match=r"imagenet: not found\. Place by hand in .*train/<wnid>/\*\.JPEG"):
         data.load("imagenet", root=tmp_path)
 

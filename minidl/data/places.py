@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from minidl.files import user_cache
+from minidl import files
 
 __all__ = ["download_place", "places"]
 
 
 def places(root: Path | None = None) -> list[Path]:
     """The folders that are searched, in this order: ``root``, ``$MINIDL_DATA``, the per-user cache."""
-    chosen = os.environ.get("MINIDL_DATA")
-    shared = Path(chosen).expanduser() if chosen else None
-    return [place for place in (root, shared, user_cache()) if place is not None]
+    found = (root, files.data_cache(), files.user_cache())
+    return list(dict.fromkeys(place for place in found if place is not None))
 
 
 def download_place(root: Path | None = None) -> Path:
