@@ -503,6 +503,8 @@ def bench(args: argparse.Namespace) -> int:
     if args.backend == "cupy" and _backend("cupy"):  # one that is missing ends with 3 here
         fix = "leave --backend out, or say numpy"
         raise CommandError("bench measures on the processor alone", "its workloads are those of NumPy", fix, USAGE)
+    if (least := min(args.rounds, *args.threads)) < 1:
+        raise ValueError(f"--rounds and --threads are numbers of at least 1; got {least}")
     runner, report = _benchmarks("runner"), _benchmarks("report")
     say = (lambda line: None) if args.quiet else (lambda line: print(line, file=sys.stderr))
     works, own = report.chosen(args.workloads), runner.own_python()

@@ -115,6 +115,13 @@ def test_bench_measures_nothing_in_place_of_a_gpu(without_cupy, tmp_path, capsys
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("options", [["--rounds", "0"], ["--threads", "1", "-2"]])
+def test_bench_refuses_what_cannot_be_counted(options, tmp_path, capsys):
+    assert cli.main(["bench", "W1", *options, "--out", str(tmp_path / "out")]) == 4
+    assert f"at least 1; got {options[-1]}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("command", [["compare"], ["variance"], ["lesson", "1"]])
 @pytest.mark.parametrize("how", ["option", "environment"])
 def test_a_backend_that_is_not_there_ends_with_3_and_one_message(

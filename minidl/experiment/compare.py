@@ -154,6 +154,9 @@ def variance(
     """Probe one deep MLP before training: what happens to signal and gradient at every layer.
 
     Arguments as for ``compare``; ``scheme`` None is the usual one for the activation.
+
+    Raises:
+        ValueError: an unknown scheme, activation or data set, or no hidden layer.
     """
     drawn = None if scheme is None else _read(scheme, activation)
     split, sizes = _task(dataset, depth, width, seed)

@@ -172,6 +172,9 @@ class Grid:
         """Every cell once. Seeds are outermost, so that a run that is stopped early has compared all that it began.
 
         A scheme that says nothing of an activation (those as the article wrote them) is left out where others remain.
+
+        Raises:
+            ValueError: an unknown name, a number out of range, or a scheme that fits none of the activations.
         """
         shared: dict[str, Any] = {
             name: getattr(self, name) for name in ("epochs", "batch_size", "train_images", "steps")

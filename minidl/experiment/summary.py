@@ -192,8 +192,8 @@ def _count(some: int, whole: int) -> str:
 
 
 def _length(cell: Mapping[str, Any]) -> str:
-    epochs = f"{cell['epochs']} epoch{'s' if cell['epochs'] != 1 else ''}"
-    return f"{cell['steps']} steps" if cell["steps"] is not None else epochs
+    unit = "epochs" if cell["steps"] is None else "steps"
+    return f"{cell[unit]} {unit if cell[unit] != 1 else unit[:-1]}"
 
 
 def _unique(words: Iterable[str]) -> list[str]:

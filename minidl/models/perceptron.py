@@ -64,5 +64,8 @@ def image_mlp(
         in_shape: shape of one example, (C, H, W) or any other.
         num_classes: number of outputs.
         activation, init, norm, seed: as for ``mlp``.
+
+    Raises:
+        ValueError: an unknown activation or scheme.
     """
     return mlp([math.prod(in_shape), *hidden, num_classes], activation, init, norm, seed)

@@ -286,6 +286,9 @@ def evaluate(
         loss: as in ``fit``.
         batch_size: examples at a time; changes speed, not the result.
         prefix: put before the keys, "test" gives "test_loss".
+
+    Raises:
+        ValueError: the part is empty.
     """
     device = device_of(model.parameters()[0].data)
     modes = [(m, m.training) for _, m in model.named_modules()]
