@@ -115,7 +115,7 @@ def _ladders(axes: Any, passport: Any) -> None:
     for ax, (key, title) in zip(axes, panels.items(), strict=True):
         lines = {label: report.ladder(key) for label, report in passport.ladders.items()}
         theory = {label: found[key] for label, found in passport.theory.items() if key in found}
-        plot_ladders(lines, ax=ax, theory=theory or None)
+        plot_ladders(lines, ax=ax, theory=theory)
         depth = passport.settings["depth"]
         ax.minorticks_off()
         ax.set_xlim(0, depth + 1)

@@ -127,12 +127,7 @@ class PhaseDiagram(Display):
             how = {"textcoords": "offset points", "rotation": 50, "fontsize": SMALL, "bbox": BOX, "zorder": 3}
             ax.annotate(name, (sigma_w, 0), (2, 8), **how)
         if self.network is not None:
-            place_at = [min(v, limit) for v, limit in zip(self.network, (right, top), strict=True)]
-            ax.plot(*place_at, "*", color="#D55E00", markeredgecolor="#000000", markersize=16, clip_on=False, zorder=5)
-            said = f"this network,\n{self.depth} layers" if self.depth else "this network"
-            how = {"textcoords": "offset points", "arrowprops": {"arrowstyle": "-", "color": "#000000"}, "zorder": 5}
-            up = 90 if place_at[1] < 0.5 * top else -60  # clear of the names of the schemes
-            ax.annotate(said, place_at, (24, up), fontsize=SMALL + 1, bbox=BOX, **how)
+            self._draw_network(ax, min(self.network[0], right), min(self.network[1], top), top)
         how = {"transform": ax.transAxes, "va": "top", "fontsize": SMALL + 1, "bbox": BOX, "zorder": 3}
         ax.text(0.02, 0.96, "order: inputs\nbecome alike", **how)
         if any(len(points) for name, points in self.curves.items() if name.endswith("chaos") and "," in name):
@@ -140,6 +135,14 @@ class PhaseDiagram(Display):
         ax.set_xlabel("σ_w = √(fan_in · Var w)")
         ax.set_ylabel("σ_b, std of the biases")
         heading(ax, f"Order and chaos with {self.activation}")
+
+    def _draw_network(self, ax: Any, x: float, y: float, top: float) -> None:
+        """A star at the place of the user's model, or at the edge that it lies beyond."""
+        ax.plot(x, y, "*", color="#D55E00", markeredgecolor="#000000", markersize=16, clip_on=False, zorder=5)
+        said = f"this network,\n{self.depth} layers" if self.depth else "this network"
+        how = {"textcoords": "offset points", "arrowprops": {"arrowstyle": "-", "color": "#000000"}, "zorder": 5}
+        up = 90 if y < 0.5 * top else -60  # clear of the names of the schemes
+        ax.annotate(said, (x, y), (24, up), fontsize=SMALL + 1, bbox=BOX, **how)
 
     def _draw_curve(self, ax: Any, name: str, points: NDArray[np.float64], height: float) -> None:
         """One curve, with its name at about ``height``; one that is a single point, as a diamond."""
