@@ -178,6 +178,16 @@ def test_variance_reads_schemes_as_an_experiment_does():
     assert found.records == same.records
 
 
+def test_schemes_may_come_from_a_generator_and_are_compared_under_every_activation():
+    found = compare((name for name in ("He", "zeros")), ["relu", "tanh"], depth=1, width=4, epochs=1, device=DEVICE)
+    assert [(r["scheme"], r["activation"]) for r in found.records] == [
+        ("He", "relu"),
+        ("zeros", "relu"),
+        ("He", "tanh"),
+        ("zeros", "tanh"),
+    ]
+
+
 def test_an_activation_named_twice_is_trained_once():
     found = compare(["He"], ["relu", "relu"], depth=1, width=4, epochs=1, batch_size=600, device=DEVICE)
     assert len(found.records) == 1

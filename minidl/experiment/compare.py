@@ -122,7 +122,8 @@ def compare(
     activations = [activations] if isinstance(activations, str) else list(dict.fromkeys(activations))
     for activation in activations:  # a misspelt name is reported before the first network is trained
         models.mlp([1, 1, 1], activation)
-    chosen = {activation: _schemes(schemes, activation) for activation in activations}
+    labelled = _labelled(schemes)
+    chosen = {a: {label: _read(scheme, a) for label, scheme in labelled.items()} for a in activations}
     split, sizes = _task(dataset, depth, width, seed)
     x, y = split.train[:256]
     settings = {"dataset": dataset, "depth": depth, "width": width, "epochs": epochs, "lr": lr}
@@ -181,16 +182,13 @@ def _task(dataset: str, depth: int, width: int, seed: int) -> tuple[data.Split, 
     return split, [math.prod(split.train.shape), *[width] * depth, len(split.classes)]
 
 
-def _schemes(
-    schemes: Mapping[str, InitializerLike] | Iterable[str] | None, activation: str
-) -> Mapping[str, InitializerLike]:
-    """Label -> initializer, for networks of one activation."""
+def _labelled(schemes: Mapping[str, InitializerLike] | Iterable[str] | None) -> Mapping[str, str | InitializerLike]:
+    """Label -> initializer, or what ``_read`` reads."""
     if schemes is None:
         return SCHEMES
-    if isinstance(schemes, str):
-        schemes = [schemes]
-    labelled = schemes if isinstance(schemes, Mapping) else {name: name for name in schemes}
-    return {label: _read(scheme, activation) for label, scheme in labelled.items()}
+    if isinstance(schemes, Mapping):
+        return schemes
+    return {name: name for name in ([schemes] if isinstance(schemes, str) else schemes)}
 
 
 def _read(scheme: str | InitializerLike, activation: str) -> InitializerLike:
