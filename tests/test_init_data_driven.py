@@ -186,23 +186,27 @@ def test_inputs_and_models_that_cannot_be_measured_are_refused(method):
         run(nn.Sequential(nn.BatchNorm1d(3)), batch((4, 3)), **options)
 
 
-def test_lsuv_names_unknown_options_and_layers_that_do_not_run():
+def test_lsuv_names_unknown_options():
     with pytest.raises(ValueError, match="did you mean 'total'"):
         init.lsuv(deep(), batch((4, 30)), std="totl")
     with pytest.raises(ValueError, match="target"):
         init.lsuv(deep(), batch((4, 30)), target=0)
 
-    class Idle(nn.Module):
-        def __init__(self):
-            self.used, self.idle = nn.Linear(30, 3), nn.Linear(30, 3)
 
-        def forward(self, x):
-            return self.used(x)
+class Idle(nn.Module):
+    def __init__(self):
+        self.used, self.idle = nn.Linear(30, 3), nn.Linear(30, 3)
 
+    def forward(self, x):
+        return self.used(x)
+
+
+@pytest.mark.parametrize("method", ["lsuv", "autoinit"])
+def test_a_layer_that_does_not_run_is_named_and_nothing_is_changed(method):
     model = Idle().to(DEVICE)
     before = weights(model)
-    with pytest.raises(ValueError, match="idle did not run"):
-        init.lsuv(model, batch((4, 30)))
+    with pytest.raises(ValueError, match=f"{method}: idle did not run"):
+        getattr(init, method)(model, (30,) if method == "autoinit" else batch((4, 30)))
     assert same(before, model)
 
 

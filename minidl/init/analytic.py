@@ -45,8 +45,8 @@ def autoinit(model: Any, in_shape: Sequence[int], *, mean: float = 0.0, variance
         A report with one record per layer: calculated second moment of its input, the factor, the weight's rms.
 
     Raises:
-        ValueError: a layer it cannot follow, weights that are all zero, a signal that is lost on the way. No parameter
-            has been changed then.
+        ValueError: a layer it cannot follow or that does not run, weights that are all zero, a signal that is lost on
+            the way. No parameter has been changed then.
 
     Source: Bingham & Miikkulainen 2021, "AutoInit: Analytic Signal-Preserving Weight Initialization for Neural
     Networks"; following the whole law rather than its two moments is ours.
@@ -61,13 +61,16 @@ def autoinit(model: Any, in_shape: Sequence[int], *, mean: float = 0.0, variance
     walk = _Fitting()
     with threads.limited(1):  # sums of some thousand terms: more threads only wait for each other
         walk.through(call, Signal.normal(mean, variance, {}))
+    idle = [path for path, module in layers if id(module) not in walk.found]
+    if idle:
+        raise ValueError(f"autoinit: {', '.join(idle)} did not run, so its input is not known; call it in forward")
     records = []
     for path, module in layers:
         square, factor = walk.found[id(module)]
         rescale(module, factor)
         if module.bias is not None:
             module.bias.data = array_module(module.bias.data).zeros_like(module.bias.data)
-        record = {"layer": path, "shape": tuple(module.weight.shape), "input_square": square, "factor": factor}
+        record = {"layer": path, "shape": module.weight.shape, "input_square": square, "factor": factor}
         records.append(record | {"weight_rms": rms(effective_weight(module))})
     return ModelReport("autoinit: variance 1 after every layer, by calculation", records)
 

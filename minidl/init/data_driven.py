@@ -81,9 +81,8 @@ def lsuv(
             factor, rounds = factor * target / after, rounds + 1
             output = module.forward(*inputs)
             after = _deviation(path, output.data, std)
-        shape = tuple(module.weight.shape)
-        records.append({"layer": path, "shape": shape, "std_before": before, "std": after, "factor": factor})
-        records[-1]["iterations"] = rounds
+        record = {"layer": path, "shape": module.weight.shape, "std_before": before, "std": after}
+        records.append(record | {"factor": factor, "iterations": rounds})
         return output
 
     layers = layers_to_set("lsuv", model)
@@ -178,8 +177,8 @@ def _normalize(method: str, model: Any, x: Any, layers: Layers) -> ModelReport:
             bias = module.bias.data
             module.bias.data = ((bias.astype("float64") - mean) / deviation).astype(bias.dtype)
         low, high, far = (float(to_host(v)) for v in (deviation.min(), deviation.max(), abs(mean).max()))
-        records.append({"layer": path, "shape": tuple(module.weight.shape), "std_min": low, "std_max": high})
-        records[-1]["mean_max"] = far
+        record = {"layer": path, "shape": module.weight.shape, "std_min": low, "std_max": high}
+        records.append(record | {"mean_max": far})
         return module.forward(*inputs)
 
     with undone_on_error(model):

@@ -117,12 +117,7 @@ def fixup(model: Any, scheme: Spec = "he_normal", seed: int = 0) -> ModelReport:
         _set(size_of(module), 0.0)
         _set(getattr(module, "bias", None), 0.0)
     records = [
-        {
-            "layer": path,
-            "shape": tuple(m.weight.shape),
-            "got": got.get(path, str(scheme)),
-            "rms": rms(effective_weight(m)),
-        }
+        {"layer": path, "shape": m.weight.shape, "got": got.get(path, str(scheme)), "rms": rms(effective_weight(m))}
         for path, m in weighted_layers(model)
     ]
     return ModelReport(f"fixup: {len(blocks)} branches", records)
@@ -249,10 +244,9 @@ def scaled_residual(model: Any) -> ModelReport:
     records = []
     for block in blocks:
         path, module = block.weighted[-1]
-        before = rms(size_of(module).data)
+        record = {"layer": path, "shape": module.weight.shape, "rms_before": rms(size_of(module).data)}
         rescale(module, factor)
-        shape = tuple(module.weight.shape)
-        records.append({"layer": path, "shape": shape, "rms_before": before, "rms": rms(size_of(module).data)})
+        records.append(record | {"rms": rms(size_of(module).data)})
     return ModelReport(f"scaled_residual: last weights of {len(blocks)} branches times {factor:.4g}", records)
 
 
