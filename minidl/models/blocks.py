@@ -160,12 +160,10 @@ def finished(model: Model, activation: str, init: Init, seed: int) -> Model:
     The layers declare what they got too, so that the printed model tells the truth and ``init.apply(model)`` repeats
     it. What no rule fits gets He's scheme, the default of all layers.
     """
-    scheme = scheme_for(activation) if init is None else init
-    declared = _init.get("he_normal" if isinstance(scheme, Mapping) else scheme)
     for _, layer in model.named_modules():
         if isinstance(layer, nn.Weighted):
-            layer.initializers["weight"] = declared
-    _init.apply(model, scheme, seed=seed)
+            layer.initializers["weight"] = _init.get("he_normal")
+    _init.apply(model, scheme_for(activation) if init is None else init, seed=seed)
     for _, module in model.named_modules():
         for name in module.initializers:
             if (parameter := getattr(module, name)) is not None:
