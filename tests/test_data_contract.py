@@ -107,12 +107,17 @@ def test_an_index_gives_one_example_a_slice_a_list_or_a_mask_a_batch():
     assert x.shape == (1, 8, 8) and y == part.y[3]
     mask = np.zeros(len(part), dtype=bool)
     mask[[2, 5]] = True
-    for index in ([2, 5], np.array([2, 5]), mask, slice(2, 6, 3)):
+    for index in ([2, 5], (2, 5), np.array([2, 5]), mask, slice(2, 6, 3)):
         np.testing.assert_array_equal(part[index][0], part.x[[2, 5]])
         np.testing.assert_array_equal(part[index][1], part.y[[2, 5]])
     np.testing.assert_array_equal(part[-1][0], part.x[-1])
     with pytest.raises(IndexError):
         part[1200]
+
+
+def test_no_index_gives_no_example():
+    x, y = data.load("digits").train[[]]
+    assert x.shape == (0, 1, 8, 8) and x.dtype == np.float32 and y.shape == (0,)
 
 
 def test_iterating_over_a_part_gives_its_examples_in_order():

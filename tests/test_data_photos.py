@@ -285,7 +285,8 @@ def test_an_index_a_list_and_a_mask_give_the_same_photograph(folder):
     train = data.load("imagenet", root=folder).train
     x, y = train[5]
     mask = np.arange(8) == 5
-    for index in ([5], mask, slice(5, 6), np.array([-3])):
+    assert train[[]][0].shape == (0, 3, 224, 224)
+    for index in ([5], (5,), mask, slice(5, 6), np.array([-3])):
         np.testing.assert_array_equal(train[index][0][0], x)
         assert train[index][1].tolist() == [y]
 

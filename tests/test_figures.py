@@ -235,6 +235,11 @@ def test_extreme_numbers_can_be_drawn_and_written(name, tmp_path):
     assert len(written(tmp_path / "a.csv")) == len(figure.records)
 
 
+def test_an_empty_scoreboard_is_drawn_without_a_warning(recwarn):
+    lab.Scoreboard([]).figure()
+    assert not recwarn.list
+
+
 def written(path):
     with open(path, encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
@@ -819,6 +824,11 @@ def test_a_prediction_of_another_model_is_refused_by_the_ridgeline():
     x = np.zeros((4, 12), np.float32)
     with pytest.raises(ValueError, match="take both of the same model"):
         lab.Ridgeline.from_report(report, lab.predict(small_model(), x))
+
+
+def test_a_scale_without_a_logarithm_is_refused_by_the_spectrum():
+    with pytest.raises(ValueError, match="sigma_w is .* above 0; got 0.0"):
+        lab.Spectrum.from_report(with_jacobian([[1.0]]), "gaussian", sigma_w=0.0)
 
 
 def test_a_weight_that_is_used_twice_has_two_columns_of_singular_values():

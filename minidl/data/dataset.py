@@ -42,7 +42,7 @@ class Dataset(Part):
         self._read_with(np.zeros(self.raw.shape[1]), np.ones(self.raw.shape[1]))
 
     def __getitem__(self, index: Index) -> tuple[NDArray[np.float32], Any]:
-        rows = index if isinstance(index, int | slice) else np.asarray(index)
+        rows = list(index) if isinstance(index, tuple) else index  # a tuple would be an index for every axis
         x: NDArray[np.float32] = self.raw[rows].astype(np.float32)
         # converted first: three passes beat one that converts as it subtracts
         x -= self._shift

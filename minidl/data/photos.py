@@ -66,7 +66,7 @@ class Photos(Part):
         if isinstance(index, int | np.integer):
             x, y = self[[index]]
             return x[0], y[0]
-        order = np.arange(len(self))[index if isinstance(index, slice) else np.asarray(index)]
+        order = np.arange(len(self))[list(index) if isinstance(index, tuple) else index]
         return next(self._read([order], lambda image, _: centre_view(image)))
 
     @property

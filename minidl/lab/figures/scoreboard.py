@@ -109,7 +109,7 @@ class Scoreboard(Display):
             self._draw_score(ax, score, rows.index(score.name), series.index(score.series), len(series))
         _accuracy_axis(ax, *limits)
         ax.set_yticks(range(len(rows)), rows)
-        ax.set_ylim(len(rows) - 0.5, -0.5)
+        ax.set_ylim(max(len(rows), 1) - 0.5, -0.5)
         ax.grid(True, axis="x", **GRID)
         for i in range(1, len(rows)):
             ax.axhline(i - 0.5, **GRID)

@@ -51,7 +51,7 @@ class Spectrum(Display):
             sigma_w: ``√(n Var w)``.
 
         Raises:
-            ValueError: the probe did not measure the Jacobian, or an unknown law.
+            ValueError: the probe did not measure the Jacobian, an unknown law, or a scale that is not above 0.
         """
         if report.jacobian is None:
             raise ValueError("this report has no Jacobian: call lab.probe(model, x, y, jacobian=True)")
@@ -64,6 +64,8 @@ class Spectrum(Display):
             values[-1].append(float(record["value"]))
         if law not in (None, "gaussian", "orthogonal"):
             raise ValueError(f"the law of the weights is 'gaussian', 'orthogonal' or None; got {law!r}")
+        if not 0 < sigma_w < math.inf:
+            raise ValueError(f"sigma_w is √(n Var w), a number above 0; got {sigma_w}")
         theory = {} if law is None else _theory(law, len(values), max(map(len, values), default=1), sigma_w)
         return cls(layers, values, theory, report.title or "Singular values of the Jacobian")
 
