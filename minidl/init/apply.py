@@ -207,7 +207,8 @@ def _why_useless(pattern: str, fitting: list[_Slot], taken: dict[str, str], slot
     if fitting:
         earlier = ", ".join(sorted({repr(taken[slot.path]) for slot in fitting}))
         return (
-            f"pattern {pattern!r} never applies: {earlier} comes first and takes all it fits; put {pattern!r} before it"
+            f"pattern {pattern!r} never applies: {earlier} comes first and takes all it fits; put {pattern!r} before "
+            "it, or leave it out (of biases '*.bias' speaks: a pattern that fits weights is for weights alone)"
         )
     return (
         f"pattern {pattern!r} fits no parameter; the parameters are: {', '.join(slot.path for slot in slots) or 'none'}"
