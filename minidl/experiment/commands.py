@@ -102,7 +102,8 @@ def grid_of(args: argparse.Namespace) -> tuple[str, Grid]:
     """Title and grid: those of the preset, or the quick comparison's; then each argument that was given.
 
     Raises:
-        ValueError: an unknown preset, ``--reduced`` without a preset, or ``--lr`` beside ``--optimizers``.
+        ValueError: an unknown preset, ``--reduced`` without a preset, ``--lr`` beside ``--optimizers``, or ``--depth``
+            or ``--width`` without an mlp.
     """
     title, grid = "Comparison", Grid()
     if args.preset is not None:
@@ -115,6 +116,8 @@ def grid_of(args: argparse.Namespace) -> tuple[str, Grid]:
     for name, (setting, value) in CHANGES.items():
         if _given(args, name):
             grid = grid.with_(**{setting: value(getattr(args, name))})
+    if "mlp" not in grid.network and (_given(args, "depth") or _given(args, "width")):
+        raise ValueError(f"--depth and --width are of the mlp; leave them out, or add it to {', '.join(grid.network)}")
     if _given(args, "seeds") or _given(args, "seed"):
         count = len(grid.seed) if args.seeds is None else args.seeds
         first = args.seed or 0
