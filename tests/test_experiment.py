@@ -779,11 +779,8 @@ def test_arguments_override_the_values_of_a_preset(tmp_path, monkeypatch):
         (["--resume", "nowhere", "--epochs", "3", "--no-norm"], "leave --norm, --epochs out"),
         (["--resume", "nowhere", "--seed", "5"], "leave --seed out"),
         (["--resume", "nowhere", "--seed", "0"], "leave --seed out"),
-        (
-            ["--network", "resnet20", "--depth", "5"],
-            "--depth and --width are of the mlp; leave them out, or add it to resnet20",
-        ),
-        (["--preset", "depth", "--width", "9"], "--depth and --width are or add it to plain22, plain30"),
+        (["--network", "resnet20", "--depth", "5"], "of the mlp; leave them out, or add it to resnet20"),
+        (["--preset", "depth", "--width", "9"], "of the mlp; leave them out, or add it to plain22, plain30"),
         (["--network", "lenet5"], "lenet5 with sigmoid cannot be built for the images of digits: "),
         (["--network", "mlp", "plain22"], "plain22 reads images (C, H, W) of at least 16×16"),
         (["--network", "resnet20", "--activations", "relu", "crelu"], "resnet20 with crelu cannot be built"),
