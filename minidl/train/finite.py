@@ -18,6 +18,7 @@ from typing import Any
 
 from minidl.backend import Array, array_module, to_host
 from minidl.lab.measure import loss_of
+from minidl.lab.untouched import path_of
 from minidl.nn import Module
 from minidl.tensor import Tensor
 from minidl.train.history import Diverged
@@ -158,7 +159,7 @@ def first_bad_layer(model: Module, x: Any, y: Any, loss: Callable[[Any, Any], An
     """
     outputs: list[str] = []
     gradients: list[str] = []
-    names = {id(m): path or type(m).__name__ for path, m in model.named_modules()}
+    names = {id(m): path_of(path, m) for path, m in model.named_modules()}
 
     def after_forward(module: Module, _inputs: Any, output: Any) -> None:
         path = names[id(module)]
