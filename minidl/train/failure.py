@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from minidl import ops
@@ -18,6 +18,7 @@ from minidl.lab.explain import Diagnosis, diagnose
 from minidl.lab.rules.loss import FLAT
 from minidl.lab.untouched import left_as_it_was
 from minidl.nn import Module
+from minidl.train.run import Loss, Run
 
 __all__ = ["Start", "is_flat"]
 
@@ -38,9 +39,7 @@ class Start:
         small = sum(p.size for p in parameters) <= LARGEST
         self.arrays = [p.data.copy() for p in parameters] if small else []
 
-    def diagnosis(
-        self, run: Any, part: Part, loss: Callable[[Any, Any], Any], history: Sequence[Any] = ()
-    ) -> Diagnosis | None:
+    def diagnosis(self, run: Run, part: Part, loss: Loss, history: Sequence[Any] = ()) -> Diagnosis | None:
         """What ``lab.diagnose`` says of these weights with the run's optimizer; None where it cannot follow.
 
         The run is left as it is.
@@ -60,7 +59,7 @@ class Start:
                 return None
 
 
-def is_flat(run: Any, loss: Callable[[Any, Any], Any]) -> bool:
+def is_flat(run: Run, loss: Loss) -> bool:
     """Whether the loss of a finished run never left its start: the entropy of the labels."""
     part, record = run.loader.dataset, run.history[-1] if run.history else {}
     if loss is not ops.cross_entropy or part.y.dtype.kind not in "iu" or run.loss is None:

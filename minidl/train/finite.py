@@ -13,7 +13,6 @@ where the state is kept on a GPU.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 from minidl.backend import Array, array_module, to_host
@@ -22,6 +21,7 @@ from minidl.lab.untouched import path_of
 from minidl.nn import Module
 from minidl.tensor import Tensor
 from minidl.train.history import Diverged
+from minidl.train.run import Loss, Run
 
 __all__ = ["EVERY_ON_GPU", "Tripwire", "first_bad_layer"]
 
@@ -40,7 +40,7 @@ class Tripwire:
         checked: whether the state after the latest update is known to be finite, and can be gone on from exactly.
     """
 
-    def __init__(self, run: Any, loss: Callable[[Any, Any], Any], every: int) -> None:
+    def __init__(self, run: Run, loss: Loss, every: int) -> None:
         self.run, self.loss, self.every = run, loss, every
         self.checked = False
         self._flag: Array | None = None
@@ -149,7 +149,7 @@ def _all_finite(loss: Tensor, parameters: list[Tensor]) -> Array:
     return array_module(total).isfinite(total)
 
 
-def first_bad_layer(model: Module, x: Any, y: Any, loss: Callable[[Any, Any], Any]) -> tuple[str, str]:
+def first_bad_layer(model: Module, x: Any, y: Any, loss: Loss) -> tuple[str, str]:
     """Run one batch again and look at every layer: the first output, else the first gradient, that is not finite.
 
     The model's gradients are those of this batch afterwards. Dropout draws new masks.

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
-
-import numpy as np
 
 from minidl import lab, ops
 from minidl.backend import Array, device_of
@@ -22,11 +19,10 @@ from minidl.text import progress, say
 from minidl.train.failure import Start, is_flat
 from minidl.train.finite import EVERY_ON_GPU, Tripwire
 from minidl.train.history import Diverged, History
-from minidl.train.run import Best, Run, Totals, name_of, printed
+from minidl.train.run import Best, Loss, Run, Totals, settings_of
 
 __all__ = ["evaluate", "fit"]
 
-Loss = Callable[[Any, Any], Any]
 EVENTS = ("on_start", "on_step", "on_checked", "on_epoch", "on_end")
 
 
@@ -102,7 +98,7 @@ def fit(
     _check_last_batch(model, loader)
     run = Run(model, optimizer, loader, epochs, callbacks=callbacks)
     run.best = Best(model, early_stopping) if early_stopping is not None else None
-    run.settings = _settings(run, loss, schedule, clip, early_stopping)
+    run.settings = settings_of(run, loss, schedule, clip, early_stopping)
     tripwire = Tripwire(run, loss, every=1 if device == "cpu" else EVERY_ON_GPU)
     _tell("on_start", run)
     start = None if quiet else Start(model)
@@ -166,50 +162,6 @@ def _check_last_batch(model: Module, loader: DataLoader) -> None:
                 f"{examples} examples in batches of {size} leave a last batch of 1, and layer {layer['layer']!r} "
                 f"normalizes by the variance of a batch; pass drop_last=True or batch_size={size + 1}"
             )
-
-
-def _settings(
-    run: Run, loss: Loss, schedule: Schedule | None, clip: float | None, early_stopping: int | None
-) -> dict[str, Any]:
-    """What was asked for, as plain values: a checkpoint of a run that was asked for something else is refused.
-
-    Functions are known by name; of the schedule, which hides numbers, the values too (see ``_factors``).
-    """
-    groups = [{k: v for k, v in group.items() if k != "params"} for group in run.optimizer.groups]
-    return {
-        "model": printed(run.model),
-        "optimizer": type(run.optimizer).__name__,
-        "groups": groups,
-        "examples": len(run.loader.dataset),
-        "labels": zlib.crc32(run.loader.dataset.y.tobytes()),  # the same number of others would be other data
-        "images": _images(run.loader.dataset),
-        "batch_size": run.loader.batch_size,
-        "seed": run.loader.seed,
-        "drop_last": bool(run.loader.drop_last),
-        "transform": name_of(run.loader.transform),
-        "loss": name_of(loss),
-        "schedule": name_of(schedule),
-        "factors": _factors(schedule, len(run.loader), run.epochs),
-        "clip": clip,
-        "early_stopping": early_stopping,
-    }
-
-
-def _images(part: Part) -> int:
-    """A CRC of 33 examples, evenly spread from the first to the last: all, of photographs on a disk, take minutes."""
-    return zlib.crc32(part[np.linspace(0, len(part) - 1, min(33, len(part))).astype(int)][0].tobytes())
-
-
-def _factors(schedule: Schedule | None, steps: int, epochs: int) -> dict[int, float]:
-    """What the schedule gives at the first two steps, and at the middle and last of every epoch of ``steps``.
-
-    Of a run with more epochs these are the same steps and more; so ``cosine(100)`` and ``cosine(7)``, which have one
-    name, can be told apart, and a run that goes on with more epochs is still the same.
-    """
-    if schedule is None:
-        return {}
-    ends = [epoch * steps + step for epoch in range(epochs) for step in (steps // 2, steps - 1)]
-    return {step: float(schedule(step)) for step in sorted({0, 1, *ends}) if step < steps * epochs}
 
 
 def _one_epoch(

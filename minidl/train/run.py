@@ -9,7 +9,8 @@ belong to (seed, epoch, batch), see ``data.DataLoader``.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
@@ -18,13 +19,15 @@ import numpy as np
 
 from minidl import nn
 from minidl.backend import Array, device_of, to_device, to_host
-from minidl.data import DataLoader
-from minidl.optim import Optimizer
+from minidl.data import DataLoader, Part
+from minidl.optim import Optimizer, Schedule
 from minidl.tensor import Tensor
 from minidl.train.archive import CheckpointError
 from minidl.train.history import History
 
-__all__ = ["Best", "Run", "Totals"]
+__all__ = ["Best", "Loss", "Run", "Totals", "settings_of"]
+
+Loss = Callable[[Any, Any], Any]  #: ``loss(model(x), y)``: a Tensor with one number
 
 
 @dataclass
@@ -196,7 +199,54 @@ class Run:
             raise CheckpointError(f"the saved run has the callbacks {saved_names}, this one {names}")
 
 
-def printed(model: nn.Module) -> list[str]:
+# ---- settings
+
+
+def settings_of(
+    run: Run, loss: Loss, schedule: Schedule | None, clip: float | None, early_stopping: int | None
+) -> dict[str, Any]:
+    """What was asked for, as plain values: a checkpoint of a run that was asked for something else is refused.
+
+    Functions are known by name; of the schedule, which hides numbers, the values too (see ``_factors``).
+    """
+    groups = [{k: v for k, v in group.items() if k != "params"} for group in run.optimizer.groups]
+    return {
+        "model": _printed(run.model),
+        "optimizer": type(run.optimizer).__name__,
+        "groups": groups,
+        "examples": len(run.loader.dataset),
+        "labels": zlib.crc32(run.loader.dataset.y.tobytes()),  # the same number of others would be other data
+        "images": _images(run.loader.dataset),
+        "batch_size": run.loader.batch_size,
+        "seed": run.loader.seed,
+        "drop_last": bool(run.loader.drop_last),
+        "transform": _name_of(run.loader.transform),
+        "loss": _name_of(loss),
+        "schedule": _name_of(schedule),
+        "factors": _factors(schedule, len(run.loader), run.epochs),
+        "clip": clip,
+        "early_stopping": early_stopping,
+    }
+
+
+def _images(part: Part) -> int:
+    """A CRC of 33 examples, evenly spread from the first to the last: all, of photographs on a disk, take minutes."""
+    return zlib.crc32(part[np.linspace(0, len(part) - 1, min(33, len(part))).astype(int)][0].tobytes())
+
+
+def _factors(schedule: Schedule | None, steps: int, epochs: int) -> dict[int, float]:
+    """What the schedule gives at the first two steps, and at the middle and last of every epoch of ``steps``.
+
+    Of a run with more epochs these are the same steps and more; so ``cosine(100)`` and ``cosine(7)``, which have one
+    name, can be told apart, and a run that goes on with more epochs is still the same.
+    """
+    if schedule is None:
+        return {}
+    ends = [epoch * steps + step for epoch in range(epochs) for step in (steps // 2, steps - 1)]
+    return {step: float(schedule(step)) for step in sorted({0, 1, *ends}) if step < steps * epochs}
+
+
+def _printed(model: nn.Module) -> list[str]:
     """A network as lines of text, one a module and one a tensor: what two of the same kind have in common.
 
     What a ``Scale`` says of itself is left out: it shows its value, which training changes.
@@ -207,6 +257,13 @@ def printed(model: nn.Module) -> list[str]:
     ]
     tensors = [*((k, p.data) for k, p in model.named_parameters()), *model.named_buffers()]
     return [*modules, *(f"{path}: {array.dtype} {tuple(array.shape)}" for path, array in tensors)]
+
+
+def _name_of(thing: Any) -> str | None:
+    """What a function is called, for people and for comparison: no addresses. None stays None."""
+    if thing is None:
+        return None
+    return str(getattr(thing, "__qualname__", None) or getattr(thing, "__name__", None) or type(thing).__name__)
 
 
 # ---- pieces
@@ -251,10 +308,3 @@ def _set_masks(module: Any, saved: Mapping[str, Any]) -> None:
 def _placed(value: Any, device: str) -> Any:
     """An array of a saved state on the device; a number as it is."""
     return to_device(value, device) if hasattr(value, "shape") else value
-
-
-def name_of(thing: Any) -> str | None:
-    """What a function is called, for people and for comparison: no addresses. None stays None."""
-    if thing is None:
-        return None
-    return str(getattr(thing, "__qualname__", None) or getattr(thing, "__name__", None) or type(thing).__name__)
