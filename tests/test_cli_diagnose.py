@@ -181,9 +181,12 @@ def test_a_trial_of_no_steps_leaves_its_rule_out(run):
 
 
 def test_as_many_steps_as_are_asked_for_are_made_at_each_rate_and_a_loss_that_is_not_finite_is_null(run):
-    out = run("mlp", "--depth", "3", "--width", "50", "--trial", "3", "--json")[1]
-    records = json.loads(out, parse_constant=lambda name: pytest.fail(name))["trial"]  # four slices: never a whole pass
-    assert records == [{"rate": rate, "steps": 3, "lowest": None} for rate in (0.01, 0.1, 0.001)]
+    scheme = "normal(std=1e20)"
+    out = run("mlp", "--depth", "3", "--width", "50", "--init", scheme, "--trial", "4", "--json")[1]
+    records = json.loads(out, parse_constant=lambda name: pytest.fail(name))["trial"]
+    assert records == [{"rate": rate, "steps": 1, "lowest": None} for rate in (0.01, 0.1, 0.001)]
+    out = run("mlp", "--depth", "3", "--width", "50", "--init", "zeros", "--trial", "4", "--json")[1]
+    assert [record["steps"] for record in json.loads(out)["trial"]] == [4, 4, 4]
 
 
 @pytest.mark.parametrize("target", ["mlp", "nowhere.py"])

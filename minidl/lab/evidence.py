@@ -10,19 +10,18 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from minidl.backend import Array, array_module, device_of, to_device, to_host
+from minidl.backend import Array, array_module, to_host
 from minidl.init.fans import conv_fans, conv_transpose_fans, dense_fans
 from minidl.init.registry import title
 from minidl.lab import closer
 from minidl.lab.law import Law, read_law
 from minidl.lab.measure import Report, probe
-from minidl.lab.trial import EXAMPLES, Trial, attempt, guess, losses
+from minidl.lab.trial import Trial
 from minidl.lab.untouched import path_of, placed, weight_of
 from minidl.nn import Module
 from minidl.ops.nonlinear import ACTIVATIONS
@@ -30,7 +29,7 @@ from minidl.tensor import Tensor
 
 __all__ = [
     *("Block", "Evidence", "Geometry", "Watch", "Weight", "gather"),
-    *("affordable", "described", "mark_followers", "matrix_of", "moments", "products_of", "shares_of"),
+    *("affordable", "described", "mark_followers", "matrix_of", "moments", "shares_of"),
 ]
 
 UNITS = 256  # of one layer that are compared with each other; more would cost their square
@@ -259,11 +258,8 @@ def gather(
     loss: Callable[[Any, Any], Any],
     optimizer: Any = None,
     history: Sequence[Mapping[str, Any]] | None = None,
-    steps: int | None = None,
 ) -> Evidence:
-    """Probe a network of minidl once, try to train a copy, and collect what the rules look at.
-
-    The network is left as it was. ``steps``: of the trial at each rate, see ``trial.attempt``.
+    """Probe a network of minidl once, and collect what the rules look at. Leaves the network as it was.
 
     Raises:
         ValueError, TypeError: as ``lab.probe``; also if no layer with a weight ran.
@@ -286,36 +282,18 @@ def gather(
     with suppress(RuntimeError, ValueError):  # also of a graph that is cut, see B5
         report.jacobian = closer.jacobian(model, x) if affordable(weights) else None
     prediction, why = _predicted(model, x, y)
-    signal, shares = {**moments(Tensor(x).data), "examples": len(x)}, shares_of(y, weights[-1].record["shape"])
-    inputs = placed(model, x)
-    labels = to_device(Tensor(y).data, device_of(inputs.data))
-    tried, untried = attempt(
-        partial(losses, model, inputs, labels, loss),
-        partial(guess, model, inputs, labels, loss),
-        steps=steps,
-        examples=len(inputs),
-        products=products_of(weights),
-        shares=shares and shares_of(labels[:EXAMPLES], weights[-1].record["shape"]),
-    )
     return Evidence(
         report,
-        signal,
+        {**moments(Tensor(x).data), "examples": len(x)},
         weights,
         watch.blocks,
-        shares,
+        shares_of(y, weights[-1].record["shape"]),
         prediction,
         why,
-        optimizer is not None,
-        history,
-        tried,
-        untried,
-        _unseen(model, [w.parameter for w in weights]),
+        updated=optimizer is not None,
+        history=history,
+        unseen=_unseen(model, [w.parameter for w in weights]),
     )
-
-
-def products_of(weights: list[Weight]) -> float:
-    """Multiplications of one input on its way up."""
-    return float(sum(w.size * math.prod(w.record["shape"][1:]) for w in weights))
 
 
 def _unseen(model: Module, judged: Sequence[str]) -> list[str]:

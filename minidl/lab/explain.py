@@ -5,16 +5,20 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from minidl import ops
+from minidl.backend import device_of, to_device, to_host
 from minidl.lab.evidence import Evidence, gather
 from minidl.lab.rules import LEVELS, Rule, Skip, all_rules
-from minidl.lab.trial import check_steps
+from minidl.lab.trial import ALONE, MOMENTUM, SECONDS, STEPS, Trial, attempt, check_steps, guess, losses
+from minidl.lab.untouched import placed
 from minidl.nn import Module
 from minidl.nn.activation import LAYERS, activation
+from minidl.tensor import Tensor
 from minidl.text import WIDTH
 
 __all__ = ["Diagnosis", "Evidence", "Finding", "diagnose", "judge", "replace_activations"]
@@ -146,10 +150,10 @@ def diagnose(
     usual learning rates it gets. Rules that warn or inform are worth knowing, and no reason to stop. The network is
     left as it was.
 
-    What is wrong shows in one forward and backward pass; whether it matters shows in a *trial* on a copy: momentum 0.9
-    on slices of the batch, at the rates 0.01, 0.1 and 0.001, until the loss has begun to fall (rule T1). Where it has,
-    what other rules foretell is a warning and no finding. It is made where the loss is a cross entropy, and takes data
-    that can be learnt, which labels drawn at random cannot.
+    What is wrong shows in one forward and backward pass; whether it matters shows in a *trial* (rule T1): copies train
+    on slices of the batch with momentum 0.9, at the rates 0.01, 0.1 and 0.001, until the loss has begun to fall. Where
+    it has, what other rules foretell is a warning and no finding. The trial asks for a cross entropy of class numbers,
+    and whether 256 examples can be learnt, by heart if need be: of what is wrong with the data it says nothing.
 
     Args:
         model: any tree of modules.
@@ -158,7 +162,8 @@ def diagnose(
         loss: ``loss(model(x), y)``.
         optimizer: if given, the size of one update is judged too, made on copies (rule U1).
         history: what ``train.fit`` returned, if the network was trained (rule L2).
-        trial: steps of the trial at each rate; 0 for none, None for 100 where they take no more than seconds.
+        trial: steps of the trial at each rate; 0 for none. None for 100, or 300 where one pass foretells nothing, and
+            for no more than 20 seconds.
 
     Returns:
         A ``Diagnosis``. ``.failed`` says whether there is a finding, ``.primary`` is the one to mend first, and
@@ -172,7 +177,33 @@ def diagnose(
     """
     check_steps(trial)
     with np.errstate(all="ignore"):  # networks that overflow are what this is about
-        return judge(gather(model, x, y, loss=loss, optimizer=optimizer, history=history, steps=trial))
+        evidence = gather(model, x, y, loss=loss, optimizer=optimizer, history=history)
+        inputs, labels = placed(model, x), Tensor(y).data
+        on_device = to_device(labels, device_of(inputs.data))
+        tries = partial(
+            attempt,
+            partial(losses, model, inputs, on_device, loss),
+            partial(guess, model, inputs, on_device, loss),
+            None if evidence.classes is None else to_host(labels),
+            evidence.classes or 0,
+        )
+        return settled(evidence, tries, trial)
+
+
+def settled(evidence: Evidence, tries: Callable[..., tuple[Trial | None, str]], steps: int | None) -> Diagnosis:
+    """The diagnosis of one pass, confirmed or refuted by a trial; where nothing is foretold the trial may take longer.
+
+    Args:
+        evidence: of one pass.
+        tries: ``trial.attempt`` of the same network, but for ``steps`` and ``seconds``.
+        steps: at each rate, however long they take; None for as many as are needed.
+    """
+    foretold = judge(evidence).failed
+    if steps is None:
+        evidence.trial, evidence.untried = tries(steps=STEPS if foretold else ALONE, seconds=SECONDS)
+    else:
+        evidence.trial, evidence.untried = tries(steps=steps)
+    return judge(evidence)
 
 
 def judge(evidence: Evidence) -> Diagnosis:
@@ -185,19 +216,27 @@ def judge(evidence: Evidence) -> Diagnosis:
                 findings.append(_finding(each, evidence))
             except Skip as why:
                 skipped.append({"rule": each.id, "why": str(why)})
-    return Diagnosis([_with_cure(f, findings) for f in findings], skipped, evidence)
+    symptoms = [rule.id for rule in all_rules() if rule.kind == "symptom"]
+    explained = [_traced(f, findings, evidence.trial) if f.rule in symptoms else f for f in findings]
+    return Diagnosis(explained, skipped, evidence)
 
 
-def _with_cure(f: Finding, findings: Sequence[Finding]) -> Finding:
-    """A symptom takes the fix of what it most likely follows from: the earliest of the highest level."""
-    if f.level != "fail" or f.rule not in {r.id for r in all_rules() if r.kind == "symptom"}:
+def _traced(f: Finding, findings: Sequence[Finding], tried: Trial | None) -> Finding:
+    """A symptom, with the fix of what it most likely follows from: the earliest of the highest level."""
+    if f.level == "ok":
         return f
     suspects = [g for g in findings if g.rule in f.explained_by and g.level in ("warn", "fail") and g.fix]
-    if not suspects:
-        return replace(f, evidence=f"{f.evidence}; no other rule objects: do the labels belong to these inputs?")
-    first = max(suspects, key=lambda g: g.level == "fail")
+    if suspects:
+        first = max(suspects, key=lambda g: g.level == "fail")
+        text = f"{f.evidence}; suspect: {first.rule}, {first.cause}"
+        return replace(f, evidence=text, fix=first.fix, effect=first.effect)
+    if tried is None or not tried.learned:
+        return replace(f, evidence=f"{f.evidence}; no other rule warns: look at data and labels", fix="", effect="")
     return replace(
-        f, evidence=f"{f.evidence}; suspect: {first.rule}, {first.cause}", fix=first.fix, effect=first.effect
+        f,
+        evidence=f"{f.evidence}; a copy learns in a trial: look at the rate and at the code of the training",
+        fix=f"optimizer = optim.SGD(model.parameters(), lr={tried.best['rate']:g}, momentum={MOMENTUM:g})",
+        effect=f"in a trial {tried}",
     )
 
 

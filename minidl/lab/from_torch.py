@@ -34,15 +34,14 @@ from minidl.lab.evidence import (
     mark_followers,
     matrix_of,
     moments,
-    products_of,
     shares_of,
 )
-from minidl.lab.explain import Diagnosis, judge
+from minidl.lab.explain import Diagnosis, settled
 from minidl.lab.measure import Report, _look, _of_gradient, _read, _size
 from minidl.lab.theory import Recorder, signal_of
 from minidl.lab.torch_fixes import in_torch
 from minidl.lab.torch_layers import FUNCTIONS, called, host, standin, twin
-from minidl.lab.trial import EXAMPLES, MOMENTUM, attempt, check_steps, slices
+from minidl.lab.trial import MOMENTUM, attempt, check_steps, slices
 from minidl.lab.untouched import path_of, placed, rows_of, weight_of
 
 __all__ = ["diagnose_torch"]
@@ -91,9 +90,10 @@ def diagnose_torch(
     with np.errstate(all="ignore"), _same_chance(torch), torch.inference_mode(False), torch.enable_grad():
         network = _copied(torch, module)
         own = _copied_optimizer(torch, optimizer, module, network)
-        evidence = _gather(torch, network, x, y, loss, own, trial)
-    evidence.history = history
-    found = judge(evidence)
+        start = copy.deepcopy(network)
+        evidence = _gather(torch, network, x, y, loss, own)
+        evidence.history = history
+        found = settled(evidence, _tries(torch, start, x, y, loss, evidence.classes), trial)
     return in_torch(found, network)
 
 
@@ -204,7 +204,7 @@ def _labels(torch: Any, y: Any, inputs: Any) -> Any:
 # -------------------------------------------------------------------------------------------------------- the evidence
 
 
-def _gather(torch: Any, network: Any, x: Any, y: Any, loss: Any, optimizer: Any, steps: int | None) -> Evidence:
+def _gather(torch: Any, network: Any, x: Any, y: Any, loss: Any, optimizer: Any) -> Evidence:
     """What ``evidence.gather`` collects, of a network of PyTorch."""
     inputs = _placed(torch, network, x)
     labels = _labels(torch, y, inputs)
@@ -221,16 +221,8 @@ def _gather(torch: Any, network: Any, x: Any, y: Any, loss: Any, optimizer: Any,
     numbers = host(labels) if isinstance(labels, torch.Tensor) else np.zeros(0)
     prediction, why = run.predicted(array, numbers)
     if len(array) > 1:
-        report.correlation = run.correlation(array)
-    shares = _class_shares(numbers, weights)
-    tried, untried = attempt(
-        partial(_losses, torch, network, inputs, labels, loss),
-        partial(_guess, torch, inputs, labels, loss),
-        steps=steps,
-        examples=len(array),
-        products=products_of(weights),
-        shares=shares and _class_shares(numbers[:EXAMPLES], weights),
-    )
+        with suppress(RuntimeError, ValueError):  # it takes twice the inputs, which a forward may not take
+            report.correlation = run.correlation(array)
     if affordable(weights):
         with suppress(RuntimeError, ValueError):  # a layer that cannot do float64, or one input; the rule says so
             report.jacobian = _jacobian(torch, network, inputs)
@@ -239,12 +231,10 @@ def _gather(torch: Any, network: Any, x: Any, y: Any, loss: Any, optimizer: Any,
         {**moments(array), "examples": len(array)},
         weights,
         watch.blocks,
-        shares,
+        _class_shares(numbers, weights),
         prediction,
         why,
-        optimizer is not None,
-        trial=tried,
-        untried=untried,
+        updated=optimizer is not None,
         unseen=_unseen(network, watch.order),
     )
 
@@ -256,6 +246,21 @@ def _class_shares(numbers: Any, weights: list[Weight]) -> list[float] | None:
     return shares_of(numbers[numbers >= 0], weights[-1].record["shape"])
 
 
+def _tries(torch: Any, network: Any, x: Any, y: Any, loss: Any, classes: int | None) -> Any:
+    """``trial.attempt`` of a network; inputs whose label is to be ignored are left out."""
+    inputs = _placed(torch, network, x)
+    labels = _labels(torch, y, inputs)
+    if classes is not None:
+        inputs, labels = inputs[labels >= 0], labels[labels >= 0]
+    return partial(
+        attempt,
+        partial(_losses, torch, network, inputs, labels, loss),
+        partial(_guess, torch, inputs, labels, loss),
+        None if classes is None else host(labels),
+        classes or 0,
+    )
+
+
 def _guess(torch: Any, x: Any, y: Any, loss: Any, classes: int) -> float:
     """As ``trial.guess``."""
     outputs = torch.full((len(x), classes), -math.log(classes), dtype=x.dtype, device=x.device, requires_grad=True)
@@ -264,7 +269,7 @@ def _guess(torch: Any, x: Any, y: Any, loss: Any, classes: int) -> float:
 
 def _losses(torch: Any, network: Any, x: Any, y: Any, loss: Any, rate: float) -> Iterator[float]:
     """As ``trial.losses``."""
-    network = copy.deepcopy(network).train()
+    network = copy.deepcopy(network)
     optimizer = torch.optim.SGD(network.parameters(), lr=rate, momentum=MOMENTUM)
     for rows in itertools.cycle(slices(len(x))):
         optimizer.zero_grad()

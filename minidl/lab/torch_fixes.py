@@ -32,6 +32,8 @@ def _translated(finding: Finding, e: Evidence, network: Any) -> Finding:
     if "layerwise_lr" in finding.fix:
         fix = "optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)"
         return replace(finding, fix=fix, effect="Adam divides every layer's gradient by its own size")
+    if finding.fix.startswith("optimizer = "):
+        return replace(finding, fix=finding.fix.replace("optim.", "torch.optim."))
     if finding.fix.startswith(("x = ", "for group in")):
         return replace(finding, fix=finding.fix.replace("optimizer.groups", "optimizer.param_groups"))
     lines = list(_calls(finding.fix, e, network))

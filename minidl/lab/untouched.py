@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,12 +23,12 @@ def left_as_it_was(model: Module) -> Iterator[None]:
     """Inside, a network may be run, differentiated, hooked and switched; afterwards nothing of that is left.
 
     Put back are, of every module, all attributes (mode, buffers, hooks, generators of masks), of every parameter its
-    array and its gradient, and NumPy's global generator. Inside, there are no gradients yet, buffers and generators are
-    copies, and dropout begins its stream of masks anew, so that two looks see the same masks.
+    array and its gradient, and the global generators of NumPy and Python. Inside, there are no gradients yet, buffers
+    and generators are copies, and dropout begins its stream of masks anew, so that two looks see the same masks.
     """
     parameters = [(p, p.data, p.grad, p.requires_grad) for p in model.parameters()]
     attributes = [(m, dict(vars(m))) for _, m in model.named_modules()]
-    drawn = np.random.get_state()  # a layer of the user may draw from it
+    drawn, drawn_by_python = np.random.get_state(), random.getstate()  # a layer of the user may draw from them
     try:
         for p, *_ in parameters:
             p.grad = None
@@ -46,11 +47,13 @@ def left_as_it_was(model: Module) -> Iterator[None]:
             p.data, p.grad = array, g
             p.requires_grad = wanted
         np.random.set_state(drawn)
+        random.setstate(drawn_by_python)
 
 
 def _copies(attributes: dict[str, Any]) -> dict[str, Any]:
-    """What a forward pass may change in place: buffers, generators, hooks, lists that a layer of the user keeps."""
-    found: dict[str, Any] = {name: x.copy() for name, x in attributes.items() if type(x) in (list, dict, set)}
+    """What a forward pass may change in place: buffers, generators, hooks, what a layer of the user keeps."""
+    kept = (list, dict, set, np.ndarray)
+    found: dict[str, Any] = {name: x.copy() for name, x in attributes.items() if type(x) in kept}
     found |= {name: attributes[name].copy() for name in attributes.get("_buffer_names", ())}
     found |= {name: copy.deepcopy(x) for name, x in attributes.items() if isinstance(x, np.random.Generator)}
     return found | {"_forward_hooks": dict(attributes.get("_forward_hooks", {}))}

@@ -1,9 +1,10 @@
 """The rules of ``lab.diagnose``: one function each, with its id, its thresholds and their source.
 
-The files are the groups of the report, in its order: data, weights, forward, activation, backward, loss, structure.
+The files are the groups of the report, in its order: data, weights, forward, activation, backward, loss, structure,
+trial.
 """
 
-from minidl.lab.rules import activation, backward, data, forward, loss, structure, weights
+from minidl.lab.rules import activation, backward, data, forward, loss, structure, trial, weights
 from minidl.lab.rules.registry import GROUPS, LEVELS, Rule, Skip, Verdict, all_rules, rule
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "loss",
     "rule",
     "structure",
+    "trial",
     "weights",
 ]

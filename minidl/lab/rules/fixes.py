@@ -31,6 +31,7 @@ __all__ = [
 
 SEED = "seed=0"
 STANDARD_ERRORS = 5.0  # of the spread of a layer, that it may be off its scheme's
+FEW = 3  # layers that a line names one by one
 BIASED = 0.7  # of the rms of an output, from which on a bias rules it
 #: Activation whose mean is never 0 -> hidden layers up to which a scheme for it serves; beyond, inputs become alike.
 OFF_CENTRE = {"sigmoid": 0, "softplus": 6}
@@ -89,8 +90,9 @@ def _biased(w: Weight) -> bool:
 
 def zero_biases(layers: Sequence[Weight]) -> str:
     """Zeros for the biases of these layers, as a line of code."""
-    which = f"{layers[0].layer}.bias" if len(layers) == 1 else "*.bias"
-    return f'init.apply(model, {{"{which}": init.zeros()}}, {SEED})'
+    names = [f"{w.layer}.bias" for w in layers] if len(layers) <= FEW else ["*.bias"]
+    rules = ", ".join(f'"{name}": init.zeros()' for name in names)
+    return f"init.apply(model, {{{rules}}}, {SEED})"
 
 
 def _as_promised(w: Weight) -> bool:

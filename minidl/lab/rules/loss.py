@@ -8,7 +8,7 @@ import statistics
 from minidl.lab.evidence import Evidence
 from minidl.lab.rules.fixes import gentler, matched_scheme, small_head
 from minidl.lab.rules.registry import Skip, Verdict, rule
-from minidl.lab.trial import LEARNS, STEPS, entropy_of
+from minidl.lab.trial import entropy_of
 
 START_OK, START_WARN, START_FAIL = 1.1, 2.0, 2000.0  # of ln K; 480 trains in 3 layers
 DEEP, DEEP_FAIL = 7, 50.0  # hidden layers, and the limit from there on: 40 still trains
@@ -126,36 +126,6 @@ def loss_that_moves(e: Evidence) -> Verdict:
         f"after {len(losses)} epochs the training loss is {losses[-1]:.4g}; the entropy of the labels is {entropy:.4g}",
         cause="the loss never left its start",
         layer=e.weights[-1].layer,
-        fix=fix.code,
-        effect=fix.effect,
-    )
-
-
-@rule(
-    "T1",
-    "loss",
-    f"lowest loss of a trial over the entropy of the labels: a copy, {STEPS} steps at each of three rates",
-    limits=(f"< {LEARNS:g}", "—", f"≥ {LEARNS:g}"),
-    source="a small part of the data must be learnt quickly (cs231n, sanity checks); limit measured on digits",
-    explained_by=(
-        *("D1", "W1", "W2", "W3", "S1", "G1", "F1", "F2", "F3", "F4", "F5"),
-        *("A1", "A2", "A4", "B1", "B2", "B4", "B5", "L1", "U1"),
-    ),
-    kind="symptom",
-)
-def trial_that_learns(e: Evidence) -> Verdict:
-    """Whether a copy begins to learn the batch; what the other rules foretell gives way to that."""
-    if e.trial is None:
-        raise Skip(e.untried)
-    tried, fix = e.trial, matched_scheme(e)
-    return Verdict(
-        "ok" if tried.learned else "fail",
-        tried.best["lowest"],
-        LEARNS * tried.entropy,
-        "lowest loss of the trial",
-        f"{tried}; guessing by how often each class occurs has {tried.entropy:.3f}",
-        cause="a copy does not begin to learn in a trial",
-        layer="",
         fix=fix.code,
         effect=fix.effect,
     )

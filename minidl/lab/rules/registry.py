@@ -18,7 +18,7 @@ LEVELS = ("ok", "info", "warn", "fail")
 #: What a fail means. A *forecast* is that the network will not learn: a trial can prove it wrong. A *fault* is wrong in
 #: any case, as a wrong formula. A *symptom* is that it did not learn: the cause is one of the rules it may follow from.
 KINDS = ("forecast", "fault", "symptom")
-GROUPS = ("data", "weights", "forward", "activation", "backward", "loss", "structure")  # the order of the report
+GROUPS = ("data", "weights", "forward", "activation", "backward", "loss", "structure", "trial")  # as in the report
 
 
 class Skip(Exception):
