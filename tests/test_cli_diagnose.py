@@ -1,6 +1,7 @@
 """``minidl diagnose``: built-in networks, a user's file, exit codes, JSON, and what it says when something is wrong."""
 
 import json
+import sys
 
 import pytest
 
@@ -111,6 +112,13 @@ def test_a_file_may_import_its_neighbours(run, file):
     file("WIDTH = 24\n", "sizes.py")
     text = MODEL.replace("import numpy as np", "import numpy as np, sizes").replace("40", "sizes.WIDTH")
     assert run(file(text))[0] == 0
+
+
+def test_a_file_may_import_its_neighbours_when_its_function_is_called(run, file, monkeypatch):
+    monkeypatch.setattr("sys.path", list(sys.path))
+    file("WIDTH = 24\n", "sizes_for_later.py")
+    text = MODEL.replace("def make_model():\n", "def make_model():\n    from sizes_for_later import WIDTH\n")
+    assert run(file(text.replace("40", "WIDTH", 2)))[0] == 0
 
 
 def test_a_file_may_define_dataclasses_whose_annotations_are_text(run, file):

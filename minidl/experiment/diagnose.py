@@ -170,13 +170,15 @@ def _loaded(path: Path) -> Any:
     if spec is None or spec.loader is None:
         raise ValueError(f"{path} is no Python file")
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look themselves up there
-    sys.path.insert(0, str(path.resolve().parent))  # so that the file finds its neighbours
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)  # so that the file finds its neighbours
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise ValueError(f"{path.name} cannot be loaded: {_last_line(error)}{_where(error, path)}") from error
     finally:
-        sys.path.remove(str(path.resolve().parent))
+        sys.path.remove(folder)
+        sys.path.append(folder)  # its functions find them too, but nothing installed is hidden by them
     return module
 
 
