@@ -200,7 +200,7 @@ def _look(raw: list[dict[str, Any]], path: str, module: Module, output: Tensor) 
     """Measure a layer's output now, and its gradient when that comes by."""
     kind = type(module).__name__
     record: dict[str, Any] = {"layer": path, "kind": kind, "shape": output.shape[1:]}
-    moments = _moments(output.data)
+    moments = _moments(output.data, alike=bool(raw) and raw[-1]["output"]["alike"])
     record |= {"output": moments, "delta": None, "weight": None, "weight_moments": None}
     record["shares"] = _shares(output.data, kind, finite="largest" not in moments)
     weight = weight_of(module)
@@ -255,15 +255,19 @@ def _size(x: Array) -> dict[str, Any]:
 
 
 @np.errstate(all="ignore")
-def _moments(h: Array) -> dict[str, Any]:
-    """What mean, rms, std and batch_std of an output (N, …) take."""
+def _moments(h: Array, alike: bool = False) -> dict[str, Any]:
+    """What mean, rms, std and batch_std of an output (N, …) take.
+
+    ``alike``: that the inputs gave nearly the same in the layer before; then they mostly do here, and 0 is not tried.
+    """
     rows, found = rows_of(h), {"rounding": float(array_module(h).finfo(h.dtype).eps)}
-    for origin in (None, rows[:1]) if _on_host(h) else ():
+    for origin in (None, rows[:1])[alike:] if _on_host(h) else ():
         sums = _sums(rows, origin)
         if LEAST < sums["square"] < MOST and sums["within"] > SPREAD * sums["square"]:
-            return found | sums
+            whole = sums["within"] + sums["across"] + sums["mean"] ** 2
+            return found | sums | {"alike": bool(sums["within"] <= SPREAD * whole)}
     unit, scale = _scaled(rows)
-    return found | _sums(unit, unit[:1]) | scale
+    return found | _sums(unit, unit[:1]) | scale | {"alike": False}
 
 
 def _sums(rows: Array, origin: Array | None) -> dict[str, Array]:
