@@ -22,7 +22,7 @@ import numpy as np
 from minidl import data, init, nn
 from minidl.models.blocks import finished, scheme_for
 
-HELD_OUT = 4000  #: the first number whose diagnosis no threshold was set by
+HELD_OUT = 5000  #: the first number whose diagnosis no threshold was set by
 DEPTHS = (3, 30)  #: layers with weights
 WIDTHS = (32, 512)  #: units or channels, log-uniform
 #: Multiplications an example costs. A size is kept with probability COMMON/work, and never above MOST: the widest are
