@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import networks
 import numpy as np
@@ -120,11 +121,11 @@ def diagnose(number: int) -> Record:
     """
     net, started = networks.recipe(number), time.perf_counter()
     model, (x, y) = networks.build(net)
-    explain.SECONDS = math.inf  # what it says shall not depend on what else the machine does
     record: Record = {"number": number, "recipe": checksum(net), "failed": False, "one pass": False, "primary": None}
     record["levels"] = {}
     try:
-        found = lab.diagnose(model, x[:EXAMPLES], y[:EXAMPLES])
+        with patch.object(explain, "SECONDS", math.inf):  # what it says shall not depend on what else the machine does
+            found = lab.diagnose(model, x[:EXAMPLES], y[:EXAMPLES])
     except Exception as error:  # one bad case shall not cost the others
         return record | {"error": f"{type(error).__name__}: {error}"}
     record["failed"] = bool(found.failed)
@@ -353,21 +354,26 @@ that is not finite ends a run). What lies between is reported and not counted.
 **The diagnosis** sees the network as it was drawn, on 256 of these examples with their labels, without an optimizer and
 without a history. A *finding* is a rule at the level *fail*; a warning is none. A *false alarm* is a finding on a
 network that trains; *found* is a finding on one that fails. A diagnosis has two parts: what *one pass* foretells,
-forward and backward, and a *trial* of at most 100 steps at each of the three rates on slices of these examples (rule
-T1), which settles whether the forecast holds. The trial is the first third of what the label comes from, so it is no
-wonder that it is nearly always right; that there is a cause to name is what the other rules are for.
+forward and backward, and a *trial* on slices of these examples at the three rates (rule T1): 100 steps that confirm or
+refute a forecast, 300 where there is none. The trial is much like what the label comes from, on fewer examples, so it
+is no wonder that it is nearly always right; that there is a cause to name is what the other rules are for.
 """
 
 NOTE = """
-In brackets: Wilson's interval of 95 %. Thresholds were set on the tuning networks (numbers below 4000) only: 150 as the
+In brackets: Wilson's interval of 95 %. Thresholds were set on the tuning networks (numbers below 5000) only: 150 as the
 generator gives them; small ones of the families that are hard to judge, chosen by family and size before they were
-trained; and three sets that were held out at first. When these were new, one pass found 115 of 126, 103 of 112 and 109
-of 121 that fail, with 9 false alarms among 406, 8 among 417 and 12 among 409 that train, and each set of thresholds
-that came of it did no better on the next: what is left lies near the limits, where one look at one batch does not
-decide. For that there is the trial; its one threshold was set on the same networks. The rates that count are those of
-the networks held out now, with other seeds: the rules were fixed before any of them was diagnosed, and not changed
-after. Where T1 alone fails it says that a network does not learn, and no more. Whether a rule names the right cause is
-another question; the tests of the rules answer it.
+trained; and four sets that were held out at first. When these four were new, one pass found 115 of 126, 103 of 112, 109
+of 121 and 105 of 117 that fail, with 9 false alarms among 406, 8 among 417, 12 among 409 and 13 among 409 that train,
+and no round of thresholds did better on the next set: what is left lies near the limits, where one look at one batch
+does not decide. For that there is the trial. Its limit was set on the same networks; the fifth set was held out until
+then (2 false alarms, 113 found) and counts as tuning since the trial got its 300 steps, for small weights that sit on a
+plateau first. The rates that count are those of the networks held out now, with other seeds: none was diagnosed before
+the rules were fixed, and no rule was changed after.
+
+The trial errs too, both ways: it excuses a network whose loss dips once and rises again, and it takes examples that can
+be learnt by heart for a sign that training will go on. These are among the missed ones below. Where T1 alone fails it
+says that a network does not learn, and no more. Whether a rule names the right cause is another question; the tests of
+the rules answer it.
 """
 
 
