@@ -261,7 +261,10 @@ def diagnose_arguments(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--batch", type=int, default=256, metavar="N", help="inputs to measure on (default: %(default)s)")
     sub.add_argument(
-        "--trial", type=int, metavar="STEPS", help="steps of the trial at each rate; 0: none (default: 100 if quick)"
+        "--trial",
+        type=int,
+        metavar="STEPS",
+        help="steps of the trial at each rate; 0: none (default: up to 300, and 20 s)",
     )
     built_in = sub.add_argument_group("of the built-in networks")
     built_in.add_argument("--activation", metavar="NAME", help="default: relu")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import DEVICE, fetch
 
-from minidl import data, init, lab, models, nn, ops
+from minidl import data, init, lab, models, nn, ops, optim
 from minidl.backend import device_of, to_device
 from minidl.lab import trial
 from minidl.lab.explain import Finding, _traced, judge
@@ -255,10 +255,14 @@ class TwoHeads(nn.Module):
 def test_the_loss_of_a_trial_is_that_of_the_scores_alone_while_auxiliary_classifiers_learn_too(digits):
     _, x, y = used(digits)
     model = TwoHeads().to(DEVICE)
-    found = take(trial.losses(model, x, y, ops.cross_entropy, 0.01), 4)
+    extra = {name: p for name, p in model.named_parameters() if name.startswith("extra")}
+    before = {name: fetch(p).copy() for name, p in extra.items()}
+    inside = trial.losses(model, x, y, ops.cross_entropy, 0.01)
     rows = trial.slices(len(x))[0]
     main = ops.cross_entropy(model(Tensor(x.data[rows]))[0], y[rows]).item()
-    assert found[0] == pytest.approx(main, rel=1e-6)
+    assert next(inside) == pytest.approx(main, rel=1e-6)
+    assert all((fetch(p) != before[name]).any() for name, p in extra.items())
+    inside.close()
 
 
 def test_a_diagnosis_leaves_the_model_as_it_was_also_if_a_step_of_the_trial_raises(digits):
@@ -432,7 +436,7 @@ def test_a_network_of_which_nothing_is_foretold_has_more_steps_to_learn(digits, 
     assert asked == [{"steps": 300, "seconds": 20.0}, {"steps": 100, "seconds": 20.0}, {"steps": 7}]
 
 
-@pytest.mark.parametrize(("steps", "level"), [(99, "warn"), (299, "warn"), (300, "fail")])
+@pytest.mark.parametrize(("steps", "level"), [(100, "warn"), (299, "warn"), (300, "fail")])
 def test_a_trial_that_fails_is_a_finding_by_itself_only_after_300_steps(steps, level, digits):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).to(DEVICE)
     evidence = lab.diagnose(model, digits[0][:64], digits[1][:64], trial=0).evidence
@@ -463,8 +467,8 @@ def squares(output, labels):
             "no class numbers",
         ),
         ({"y": np.full(128, 3)}, "all labels are of one class"),
-        ({"model": Fixed()}, "training on a part of the inputs raised ValueError"),
-        ({"loss": squares}, "is not ln 10: no cross entropy"),
+        ({"model": Fixed()}, "training on a part of the batch raised ValueError"),
+        ({"loss": squares}, "is not ln 10: no cross entropy of scores"),
     ],
 )
 def test_where_there_is_no_trial_the_reason_is_given(change, why, digits):
@@ -502,28 +506,55 @@ def test_a_loss_of_the_users_that_is_a_cross_entropy_is_tried(loss, digits):
     assert finding(found, "T1").level == "ok" and found.evidence.trial.learned
 
 
-def test_outputs_that_are_logarithms_of_probabilities_are_tried_too(digits):
-    class LogSoftmax(nn.Module):
-        def forward(self, x):
-            return ops.log_softmax(x)
-
-    found = lab.diagnose(nn.Sequential(mlp(), LogSoftmax()), digits[0][:128], digits[1][:128], loss=ops.nll)
-    assert finding(found, "T1").level == "ok"
-
-
 @pytest.mark.parametrize("loss", [squares, lambda o, y: 0.1 * ops.cross_entropy(o, y)])
 def test_a_loss_that_starts_below_the_entropy_excuses_no_network_of_zeros(loss, digits):
     found = lab.diagnose(mlp(scheme="zeros"), digits[0][:128], digits[1][:128], loss=loss)
     assert found.primary.rule == "S1" and found.failed
 
 
-def test_labels_in_order_of_their_class_excuse_no_network_of_zeros():
+@pytest.mark.parametrize("scheme", ["zeros", "glorot_normal"])
+def test_labels_in_order_of_their_class_excuse_no_network_that_cannot_tell_inputs_apart(scheme):
     x, y = data.load("digits", seed=0).train[:1200]
-    order = np.argsort(y, kind="stable")
-    found = lab.diagnose(mlp(scheme="zeros"), x[order], y[order])
-    shares = np.bincount(y[order][:256]) / 256
-    assert found.evidence.trial.entropy == pytest.approx(-(shares * np.log(shares)).sum())
+    two = np.flatnonzero(y < 2)
+    order = two[np.argsort(y[two], kind="stable")]
+    model = models.mlp([64, *[100] * 6, 2], "sigmoid", scheme, seed=0).to(DEVICE)
+    found = lab.diagnose(model, x[order], y[order])
     assert found.failed and not found.evidence.trial.learned
+
+
+@on_numbers
+@pytest.mark.parametrize(
+    ("labels", "in_order"),
+    [
+        (np.repeat(np.arange(10), 30), True),
+        (np.repeat([1, 0], 128), True),
+        (np.arange(300) % 10, False),
+        (np.random.default_rng(0).integers(0, 10, 256), False),
+        ((np.random.default_rng(1).random(400) < 0.05).astype(int), False),
+        (np.array([3]), False),
+    ],
+)
+def test_classes_are_mixed_where_they_come_in_order_and_there_alone(labels, in_order):
+    order = trial.mixed(labels)
+    assert (order is not None) == in_order
+    if in_order:
+        assert sorted(order) == list(range(len(labels))) and trial.mixed(labels[order]) is None
+
+
+def test_what_falls_without_end_is_no_cross_entropy_and_excuses_nothing(digits):
+    found = lab.diagnose(mlp(scheme="zeros"), digits[0][:128], digits[1][:128], loss=ops.nll)
+    assert "no cross entropy of scores" in reason(found) and found.failed
+
+
+def test_a_loss_that_draws_leaves_the_generators_as_they_were(digits):
+    def noisy(output, labels):
+        return ops.cross_entropy(output * (1 + 1e-3 * np.random.random()), labels)
+
+    np.random.seed(5)
+    lab.diagnose(mlp(), digits[0][:64], digits[1][:64], loss=noisy, trial=4)
+    after = np.random.random()
+    np.random.seed(5)
+    assert after == np.random.random()
 
 
 # -------------------------------------------------------------------------------------------- what gives way to a trial
@@ -543,6 +574,16 @@ def planted(rule, **options):
 
 
 needs_pages = pytest.mark.skipif(not PAGE.is_file(), reason="the docs are not part of an installation")
+
+
+@needs_pages
+def test_an_optimizer_or_a_history_that_fails_shortens_no_trial():
+    model, x, y, _ = load_pairs().PLANTED["T1"][1]()
+    model.to(DEVICE)
+    alone = lab.diagnose(model, x, y)
+    for more in ({"optimizer": optim.SGD(model.parameters(), lr=100.0)}, {"history": [{"train_loss": 2.31}]}):
+        found = lab.diagnose(model, x, y, **more)
+        assert finding(found, "T1") == finding(alone, "T1") and finding(found, "T1").level == "fail"
 
 
 @needs_pages
@@ -684,7 +725,7 @@ def test_frozen_weights_do_not_break_it(frozen, digits):
         p.requires_grad = frozen is not None and name not in frozen
     found = lab.diagnose(model, digits[0][:128], digits[1][:128])
     if frozen is None:
-        assert "training on a part of the inputs raised ValueError" in reason(found) and found.primary.rule == "B5"
+        assert "training on a part of the batch raised ValueError" in reason(found) and found.primary.rule == "B5"
     else:
         assert found.evidence.trial.learned and not found.failed
 

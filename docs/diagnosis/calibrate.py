@@ -370,10 +370,11 @@ then (2 false alarms, 113 found) and counts as tuning since the trial got its 30
 plateau first. The rates that count are those of the networks held out now, with other seeds: none was diagnosed before
 the rules were fixed, and no rule was changed after.
 
-The trial errs too, both ways: it excuses a network whose loss dips once and rises again, and it takes examples that can
-be learnt by heart for a sign that training will go on. These are among the missed ones below. Where T1 alone fails it
-says that a network does not learn, and no more. Whether a rule names the right cause is another question; the tests of
-the rules answer it.
+The trial errs too. It excuses a network whose loss dips once and rises again, and takes examples that are learnt by
+heart for a sign that training will go on: these are among the missed ones below. And in the 100 steps in which it
+confirms a forecast a network may still sit on its plateau: these are among the false alarms of the tuning sets. Where
+T1 alone fails it says that a network does not learn, and no more. Whether a rule names the right cause is another
+question; the tests of the rules answer it.
 """
 
 

@@ -14,7 +14,7 @@ from minidl import ops
 from minidl.backend import device_of, to_device, to_host
 from minidl.lab.evidence import Evidence, gather
 from minidl.lab.rules import LEVELS, Rule, Skip, all_rules
-from minidl.lab.trial import ALONE, MOMENTUM, SECONDS, STEPS, Trial, attempt, check_steps, guess, losses
+from minidl.lab.trial import ALONE, MOMENTUM, SECONDS, STEPS, Trial, attempt, check_steps, guess, losses, mixed
 from minidl.lab.untouched import placed
 from minidl.nn import Module
 from minidl.nn.activation import LAYERS, activation
@@ -178,16 +178,18 @@ def diagnose(
     check_steps(trial)
     with np.errstate(all="ignore"):  # networks that overflow are what this is about
         evidence = gather(model, x, y, loss=loss, optimizer=optimizer, history=history)
-        inputs, labels = placed(model, x), Tensor(y).data
-        on_device = to_device(labels, device_of(inputs.data))
-        tries = partial(
-            attempt,
-            partial(losses, model, inputs, on_device, loss),
-            partial(guess, model, inputs, on_device, loss),
-            None if evidence.classes is None else to_host(labels),
-            evidence.classes or 0,
-        )
-        return settled(evidence, tries, trial)
+        return settled(evidence, _tries(model, x, y, loss, evidence.classes), trial)
+
+
+def _tries(model: Module, x: Any, y: Any, loss: Callable[[Any, Any], Any], classes: int | None) -> Any:
+    """``trial.attempt`` of a network, but for its steps and its seconds."""
+    inputs, labels = placed(model, x), to_device(Tensor(y).data, device_of(placed(model, x).data))
+    known = None if classes is None else to_host(labels)
+    if known is not None and (order := mixed(known)) is not None:
+        rows = to_device(order, device_of(inputs.data))
+        inputs, labels, known = Tensor(inputs.data[rows]), labels[rows], known[order]
+    common = (model, inputs, labels, loss)
+    return partial(attempt, partial(losses, *common), partial(guess, *common), known, classes or 0)
 
 
 def settled(evidence: Evidence, tries: Callable[..., tuple[Trial | None, str]], steps: int | None) -> Diagnosis:
@@ -198,7 +200,8 @@ def settled(evidence: Evidence, tries: Callable[..., tuple[Trial | None, str]], 
         tries: ``trial.attempt`` of the same network, but for ``steps`` and ``seconds``.
         steps: at each rate, however long they take; None for as many as are needed.
     """
-    foretold = judge(evidence).failed
+    forecasts = {rule.id for rule in all_rules() if rule.kind == "forecast"}
+    foretold = any(f.level == "fail" and f.rule in forecasts for f in judge(evidence).findings)
     if steps is None:
         evidence.trial, evidence.untried = tries(steps=STEPS if foretold else ALONE, seconds=SECONDS)
     else:

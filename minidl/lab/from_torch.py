@@ -41,7 +41,7 @@ from minidl.lab.measure import Report, _look, _of_gradient, _read, _size
 from minidl.lab.theory import Recorder, signal_of
 from minidl.lab.torch_fixes import in_torch
 from minidl.lab.torch_layers import FUNCTIONS, called, host, standin, twin
-from minidl.lab.trial import MOMENTUM, attempt, check_steps, slices
+from minidl.lab.trial import MOMENTUM, attempt, check_steps, mixed, slices
 from minidl.lab.untouched import path_of, placed, rows_of, weight_of
 
 __all__ = ["diagnose_torch"]
@@ -241,7 +241,7 @@ def _gather(torch: Any, network: Any, x: Any, y: Any, loss: Any, optimizer: Any)
 
 def _class_shares(numbers: Any, weights: list[Weight]) -> list[float] | None:
     """As ``evidence.shares_of``; negative labels are those to be ignored."""
-    if numbers.dtype.kind not in "iu" or not (numbers >= 0).any():
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iu" or not (numbers >= 0).any():
         return None
     return shares_of(numbers[numbers >= 0], weights[-1].record["shape"])
 
@@ -250,20 +250,22 @@ def _tries(torch: Any, network: Any, x: Any, y: Any, loss: Any, classes: int | N
     """``trial.attempt`` of a network; inputs whose label is to be ignored are left out."""
     inputs = _placed(torch, network, x)
     labels = _labels(torch, y, inputs)
+    known = None
     if classes is not None:
         inputs, labels = inputs[labels >= 0], labels[labels >= 0]
+        order = mixed(host(labels))
+        if order is not None:
+            inputs, labels = inputs[order], labels[order]
+        known = host(labels)
+    common = (inputs, labels, loss)
     return partial(
-        attempt,
-        partial(_losses, torch, network, inputs, labels, loss),
-        partial(_guess, torch, inputs, labels, loss),
-        None if classes is None else host(labels),
-        classes or 0,
+        attempt, partial(_losses, torch, network, *common), partial(_guess, torch, *common), known, classes or 0
     )
 
 
 def _guess(torch: Any, x: Any, y: Any, loss: Any, classes: int) -> float:
     """As ``trial.guess``."""
-    outputs = torch.full((len(x), classes), -math.log(classes), dtype=x.dtype, device=x.device, requires_grad=True)
+    outputs = torch.zeros((len(x), classes), dtype=x.dtype, device=x.device, requires_grad=True)
     return float(_loss(torch, outputs, y, loss).detach())
 
 

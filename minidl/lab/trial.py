@@ -1,7 +1,7 @@
-"""A trial: does a copy of the network begin to learn within a hundred steps?
+"""A trial: does a copy of the network begin to learn within a few hundred steps?
 
 Numbers of one forward and backward pass say what is wrong with a network; near every limit they cannot say whether it
-matters. A hundred steps can, and cost little: a network that learns has shown it after fifteen or so.
+matters. A few hundred steps can, and cost little: a network that learns has mostly shown it after fifteen or so.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from minidl.tensor import Tensor
 
 __all__ = [
     *("ALONE", "EXAMPLES", "LEARNS", "MOMENTUM", "RATES", "SECONDS", "STEPS"),
-    *("Trial", "attempt", "check_steps", "entropy_of", "guess", "losses", "slices"),
+    *("Trial", "attempt", "check_steps", "entropy_of", "guess", "losses", "mixed", "slices"),
 ]
 
 STEPS = 100  # at each rate: enough to prove or refute what one pass foretells
@@ -84,7 +84,7 @@ def entropy_of(shares: Iterable[float]) -> float:
 
 def check_steps(steps: Any) -> None:
     """Raises ValueError if these are no steps of a trial."""
-    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 0):
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 0):
         raise ValueError(f"trial is how many steps are tried at each rate, 0 for no trial; got {steps!r}")
 
 
@@ -101,7 +101,8 @@ def attempt(
 
     Args:
         losses: of a rate, the losses of one step after the other, from the same weights each time.
-        guess: of K, the loss of outputs that are all ``-ln K``.
+        guess: of K, the loss of K scores that are all 0. It is ln K for a cross entropy; of other losses the entropy
+            of the labels says nothing.
         labels: of the batch; None where they are no class numbers.
         classes: K.
         steps: at each rate.
@@ -117,29 +118,21 @@ def attempt(
         return None, "all labels are of one class"
     if steps < count:
         return None, f"a trial of {steps} steps makes no pass through the {count} slices of the batch"
-    if not _is_cross_entropy(guess, classes):
-        return None, f"the loss of guessing alike among {classes} classes is not ln {classes}: no cross entropy"
+    try:
+        if not math.isclose(guess(classes), math.log(classes), rel_tol=1e-3):
+            return None, f"the loss of {classes} scores that are 0 is not ln {classes}: no cross entropy of scores"
+    except Exception as error:  # a loss of the user's, of outputs that it was not made for
+        return None, f"the loss of {classes} scores that are 0 raised {type(error).__name__}: {error}"
     try:
         return _run(losses, count, entropy, steps, seconds), ""
     except _TooLong:
         return None, f"nothing learned in {seconds:g} seconds; trial={ALONE} takes the time it takes"
     except Exception as error:  # of the user's code, which need not run on other inputs than it was given
-        return None, f"training on a part of the inputs raised {type(error).__name__}: {error}"
+        return None, f"training on a part of the batch raised {type(error).__name__}: {error}"
 
 
 class _TooLong(Exception):
     pass
-
-
-def _is_cross_entropy(guess: Callable[[int], float], classes: int) -> bool:
-    """Whether outputs of ``-ln K`` have loss ``ln K``, be they scores or logarithms of probabilities.
-
-    Of other losses the entropy of the labels says nothing: squares of outputs of 0 are far below it.
-    """
-    try:
-        return math.isclose(guess(classes), math.log(classes), rel_tol=1e-3)
-    except Exception:  # a loss of the user's, of outputs that it was not made for
-        return False
 
 
 def _run(losses: Callable[[float], Iterator[float]], count: int, entropy: float, steps: int, seconds: float) -> Trial:
@@ -177,6 +170,18 @@ def _lowest(losses: Iterator[float], count: int, goal: float) -> dict[str, float
     return {"steps": steps, "lowest": lowest}
 
 
+def mixed(labels: NDArray[Any]) -> NDArray[np.intp] | None:
+    """An order in which the classes of a batch are mixed; None if they are as it is.
+
+    In a batch that goes from class to class every slice has labels of its own, and a bias that follows them lowers the
+    loss of a network that cannot tell two inputs apart.
+    """
+    shares = np.bincount(labels) / len(labels)
+    by_chance, alike = float(shares @ shares), float((labels[1:] == labels[:-1]).mean()) if len(labels) > 1 else 0.0
+    in_order = alike - by_chance > 0.5 * (1 - by_chance)  # of neighbours that have the same label
+    return np.random.default_rng(0).permutation(len(labels)) if in_order else None
+
+
 def slices(examples: int) -> list[slice]:
     """The first inputs of a batch, cut into equal parts."""
     used = min(examples, EXAMPLES)
@@ -186,8 +191,8 @@ def slices(examples: int) -> list[slice]:
 
 
 def guess(model: Module, x: Tensor, y: Array, loss: Callable[[Any, Any], Any], classes: int) -> float:
-    """The loss of outputs (N, K) that are all ``-ln K``."""
-    outputs = array_module(x.data).full((len(x), classes), -math.log(classes), dtype=x.dtype)
+    """The loss of scores (N, K) that are all 0."""
+    outputs = array_module(x.data).zeros((len(x), classes), dtype=x.dtype)
     with left_as_it_was(model):  # the loss may draw random numbers, too
         return float(loss(Tensor(outputs), y).item())
 
