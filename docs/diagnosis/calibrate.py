@@ -369,7 +369,7 @@ does not decide. For that there is the trial. Its limit was set on the same netw
 then (2 false alarms, 113 found) and counts as tuning since the trial got its 300 steps, for small weights that sit on a
 plateau first. The rates that count are those of the networks held out now, with other seeds: none was diagnosed before
 the rules and their limits were fixed. What was changed after (batches in order of their classes, losses that are no
-cross entropy of scores) changes no diagnosis: all were made again.
+cross entropy of scores) changes none of their diagnoses: all were made again.
 
 The trial errs too. It excuses a network whose loss dips once and rises again, and takes examples that are learnt by
 heart for a sign that training will go on: these are among the missed ones below. And in the 100 steps in which it

@@ -51,7 +51,7 @@ def left_as_it_was(model: Module) -> Iterator[None]:
 
 
 def _copies(attributes: dict[str, Any]) -> dict[str, Any]:
-    """What a forward pass may change in place: buffers, generators, hooks, what a layer of the user keeps."""
+    """What a forward pass may change in place: buffers, generators, hooks; one level deep what a user's layer keeps."""
     kept = (list, dict, set, np.ndarray)
     found: dict[str, Any] = {name: x.copy() for name, x in attributes.items() if type(x) in kept}
     found |= {name: attributes[name].copy() for name in attributes.get("_buffer_names", ())}
