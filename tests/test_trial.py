@@ -436,6 +436,15 @@ def test_a_network_of_which_nothing_is_foretold_has_more_steps_to_learn(digits, 
     assert asked == [{"steps": 300, "seconds": 20.0}, {"steps": 100, "seconds": 20.0}, {"steps": 7}]
 
 
+def test_a_few_steps_that_do_not_learn_say_nothing_and_a_few_that_learn_excuse(digits):
+    batch = digits[0][:64], digits[1][:64]
+    evidence = lab.diagnose(mlp(), *batch, trial=0).evidence
+    evidence.trial = trial.Trial([{"rate": 0.1, "steps": 99, "lowest": 2.3}], LN10, 99)
+    assert reason(judge(evidence)) == "a trial of 99 steps that does not learn says nothing"
+    evidence.trial = trial.Trial([{"rate": 0.1, "steps": 9, "lowest": 1.5}], LN10, 9)
+    assert finding(judge(evidence), "T1").level == "ok"
+
+
 @pytest.mark.parametrize(("steps", "level"), [(100, "warn"), (299, "warn"), (300, "fail")])
 def test_a_trial_that_fails_is_a_finding_by_itself_only_after_300_steps(steps, level, digits):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).to(DEVICE)

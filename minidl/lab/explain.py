@@ -183,7 +183,8 @@ def diagnose(
 
 def _tries(model: Module, x: Any, y: Any, loss: Callable[[Any, Any], Any], classes: int | None) -> Any:
     """``trial.attempt`` of a network, but for its steps and its seconds."""
-    inputs, labels = placed(model, x), to_device(Tensor(y).data, device_of(placed(model, x).data))
+    inputs = placed(model, x)
+    labels = to_device(Tensor(y).data, device_of(inputs.data))
     known = None if classes is None else to_host(labels)
     if known is not None and (order := mixed(known)) is not None:
         rows = to_device(order, device_of(inputs.data))

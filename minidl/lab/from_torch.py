@@ -41,7 +41,7 @@ from minidl.lab.measure import Report, _look, _of_gradient, _read, _size
 from minidl.lab.theory import Recorder, signal_of
 from minidl.lab.torch_fixes import in_torch
 from minidl.lab.torch_layers import FUNCTIONS, called, host, standin, twin
-from minidl.lab.trial import MOMENTUM, attempt, check_steps, mixed, slices
+from minidl.lab.trial import MOMENTUM, Losses, attempt, check_steps, mixed, slices
 from minidl.lab.untouched import path_of, placed, rows_of, weight_of
 
 __all__ = ["diagnose_torch"]
@@ -269,7 +269,7 @@ def _guess(torch: Any, x: Any, y: Any, loss: Any, classes: int) -> float:
     return float(_loss(torch, outputs, y, loss).detach())
 
 
-def _losses(torch: Any, network: Any, x: Any, y: Any, loss: Any, rate: float) -> Iterator[float]:
+def _losses(torch: Any, network: Any, x: Any, y: Any, loss: Any, rate: float) -> Losses:
     """As ``trial.losses``."""
     network = copy.deepcopy(network)
     optimizer = torch.optim.SGD(network.parameters(), lr=rate, momentum=MOMENTUM)

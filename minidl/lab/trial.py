@@ -1,7 +1,7 @@
 """A trial: does a copy of the network begin to learn within a few hundred steps?
 
 Numbers of one forward and backward pass say what is wrong with a network; near every limit they cannot say whether it
-matters. A few hundred steps can, and cost little: half of the networks that learn have shown it after a dozen.
+matters. A few hundred steps can, and they cost little: a trial ends as soon as the loss has begun to fall.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -26,9 +26,11 @@ from minidl.optim import SGD
 from minidl.tensor import Tensor
 
 __all__ = [
-    *("ALONE", "EXAMPLES", "LEARNS", "MOMENTUM", "RATES", "SECONDS", "STEPS"),
+    *("ALONE", "EXAMPLES", "LEARNS", "Losses", "MOMENTUM", "RATES", "SECONDS", "STEPS"),
     *("Trial", "attempt", "check_steps", "entropy_of", "guess", "losses", "mixed", "slices"),
 ]
+
+Losses = Generator[float, None, None]  # of one step after the other; closed when no more are wanted
 
 STEPS = 100  # at each rate: enough to prove or refute what one pass foretells
 ALONE = 300  # where one pass foretells nothing: a network that sits on a plateau first is not to be blamed
@@ -89,7 +91,7 @@ def check_steps(steps: Any) -> None:
 
 
 def attempt(
-    losses: Callable[[float], Iterator[float]],
+    losses: Callable[[float], Losses],
     guess: Callable[[int], float],
     labels: NDArray[Any] | None,
     classes: int,
@@ -135,11 +137,11 @@ class _TooLong(Exception):
     pass
 
 
-def _run(losses: Callable[[float], Iterator[float]], count: int, entropy: float, steps: int, seconds: float) -> Trial:
+def _run(losses: Callable[[float], Losses], count: int, entropy: float, steps: int, seconds: float) -> Trial:
     records: list[dict[str, float]] = []
     until = time.monotonic() + seconds
     for rate in RATES:
-        with closing(losses(rate)) as found:  # type: ignore[type-var]  # a generator
+        with closing(losses(rate)) as found:
             timely = _before(until, itertools.islice(found, steps))
             records.append({"rate": rate, **_lowest(timely, count, LEARNS * entropy)})
         if Trial(records, entropy).learned:
@@ -197,7 +199,7 @@ def guess(model: Module, x: Tensor, y: Array, loss: Callable[[Any, Any], Any], c
         return float(loss(Tensor(outputs), y).item())
 
 
-def losses(model: Module, x: Tensor, y: Array, loss: Callable[[Any, Any], Any], rate: float) -> Iterator[float]:
+def losses(model: Module, x: Tensor, y: Array, loss: Callable[[Any, Any], Any], rate: float) -> Losses:
     """The losses of training a copy, in the mode that the model is in; the model itself stays as it was."""
     with left_as_it_was(model):
         for p in model.parameters():
